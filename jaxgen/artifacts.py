@@ -1,0 +1,114 @@
+"""What a sampler makes, one class a modality: each knows how to save and how to show itself.
+
+Music, sound and video join by adding a class with the same three members.
+"""
+
+from __future__ import annotations
+
+import io
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from etils import epath
+from jaxtyping import Shaped
+from PIL import Image
+
+
+class Artifact(Protocol):
+    """Something a person can look at, read or play."""
+
+    def save(self, stem: epath.PathLike) -> list[epath.Path]:
+        """Writes files whose names begin with `stem`; returns their paths, the main one first."""
+        ...
+
+    def show(self) -> str:
+        """A few plain lines for a terminal."""
+        ...
+
+
+@dataclass(frozen=True)
+class Text:
+    """Passages of text."""
+
+    passages: tuple[str, ...]
+
+    def save(self, stem: epath.PathLike) -> list[epath.Path]:
+        """One `.txt`, the passages divided by a rule."""
+        path = epath.Path(f"{stem}.txt")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(("\n" + "-" * 80 + "\n").join(self.passages) + "\n")
+        return [path]
+
+    def show(self) -> str:
+        """The passages themselves."""
+        return ("\n" + "-" * 80 + "\n").join(self.passages)
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pictures in [0, 1], and, where a sampler kept it, the path that led to them.
+
+    pixels: (count, height, width, channels), one or three channels.
+    columns: pictures in a row of the grid.
+    frames: (frames, count, height, width, channels) or None; saved as a GIF.
+    enlarge: each pixel becomes a square this wide, so that 8×8 pictures can be seen.
+    """
+
+    pixels: Shaped[np.ndarray, "count height width channels"]
+    columns: int = 10
+    frames: Shaped[np.ndarray, "frames count height width channels"] | None = None
+    enlarge: int = 1
+
+    def save(self, stem: epath.PathLike) -> list[epath.Path]:
+        """The grid as `.png`; with frames, the same grid in motion as `.gif`."""
+        png = epath.Path(f"{stem}.png")
+        png.parent.mkdir(parents=True, exist_ok=True)
+        png.write_bytes(_encoded(_picture(self.pixels, self.columns, self.enlarge), "PNG"))
+        if self.frames is None:
+            return [png]
+        first, *rest = [_picture(frame, self.columns, self.enlarge) for frame in self.frames]
+        buffer = io.BytesIO()
+        # The last frame stays for a second, so that the result can be looked at.
+        durations = [80] * len(rest) + [1000]
+        first.save(buffer, "GIF", save_all=True, append_images=rest, duration=durations, loop=0)
+        gif = epath.Path(f"{stem}.gif")
+        gif.write_bytes(buffer.getvalue())
+        return [png, gif]
+
+    def show(self) -> str:
+        """What there is; a terminal shows no pictures."""
+        count, height, width, _ = self.pixels.shape
+        return f"{count} pictures of {height}×{width}"
+
+
+def grid(
+    pixels: Shaped[np.ndarray, "count height width channels"], columns: int, gap: int = 1
+) -> np.ndarray:
+    """Lays pictures out row by row: (rows·(height+gap)+gap, columns·(width+gap)+gap, channels).
+
+    Cells that no picture fills stay black; the gap is mid-grey.
+    """
+    count, height, width, channels = pixels.shape
+    columns = min(columns, count)
+    rows = -(-count // columns)
+    cells = np.zeros((rows * columns, height, width, channels), np.float32)
+    cells[:count] = pixels
+    framed = np.full((rows, columns, height + gap, width + gap, channels), 0.5, np.float32)
+    framed[:, :, gap:, gap:] = cells.reshape(rows, columns, height, width, channels)
+    sheet = framed.transpose(0, 2, 1, 3, 4).reshape(
+        rows * (height + gap), columns * (width + gap), channels
+    )
+    return np.pad(sheet, ((0, gap), (0, gap), (0, 0)), constant_values=0.5)
+
+
+def _picture(pixels: np.ndarray, columns: int, enlarge: int) -> Image.Image:
+    sheet = np.clip(grid(np.asarray(pixels, np.float32), columns) * 255 + 0.5, 0, 255)
+    sheet = sheet.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1)
+    return Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
+
+
+def _encoded(picture: Image.Image, kind: str) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, kind)
+    return buffer.getvalue()
