@@ -1,0 +1,155 @@
+"""One `attention()` for every network; it picks the fastest implementation of the platform.
+
+Scaled dot-product attention (Vaswani et al. 2017, eq. 1), with grouped key and value heads
+(Ainslie et al. 2023). The implementations are functions of one signature; pass another one to
+override the choice.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int
+
+from jaxgen.errors import UserError
+from jaxgen.nn.attention_kernels import (
+    cudnn_attention,
+    cudnn_refuses,
+    splash_attention,
+    splash_refuses,
+)
+from jaxgen.nn.visibility import (
+    Implementation,
+    Keys,
+    Query,
+    Result,
+    Segments,
+    Values,
+    Visibility,
+    visible,
+)
+
+__all__ = ["attention", "cudnn_attention", "splash_attention", "xla_attention"]
+
+# Far below any score, yet its difference from half of itself is finite.
+_HIDDEN = -1e30
+
+
+def attention(
+    query: Query,
+    key: Keys,
+    value: Values,
+    *,
+    causal: bool = False,
+    offset: int | Int[Array, ""] | Int[Array, "batch"] = 0,
+    mask: Bool[Array, "rows planes time positions"] | None = None,
+    segments: Segments | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    dropout_key: Array | None = None,
+    implementation: Implementation | None = None,
+) -> Result:
+    """Softmax attention, in float32 inside whatever the dtype of its arguments.
+
+    `heads` must be a multiple of `groups`: consecutive query heads share a key and value head.
+    `scale` is 1/√depth unless given. The other arguments are those of `Visibility`. A query that
+    sees nothing gets zeros.
+
+    Args:
+        implementation: `xla_attention`, `cudnn_attention`, `splash_attention` or one of your own;
+            None takes what is fastest on the platform that this is traced for.
+
+    Raises:
+        UserError: for heads that the groups don't divide, dropout without a key, or a given
+            implementation that can't do what is asked.
+    """
+    heads, groups = query.shape[2], key.shape[2]
+    if heads % groups:
+        raise UserError(f"{heads} query heads don't share {groups} key heads evenly.")
+    if dropout > 0 and dropout_key is None:
+        raise UserError("Attention dropout needs a key: pass dropout_key.")
+    visibility = Visibility(causal, offset, mask, segments, dropout, dropout_key)
+    if implementation is None:
+        implementation = _fastest(query, key, visibility)
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    return implementation(query, key, value, visibility, scale).astype(query.dtype)
+
+
+def _fastest(query: Query, key: Keys, visibility: Visibility) -> Implementation:
+    # Chosen while tracing and not by jax.lax.platform_dependent: differentiating that one keeps
+    # every branch's residuals, so a TPU would hold the scores that splash attention is there to
+    # avoid. The mesh comes first because it may describe devices that this host doesn't have.
+    device = jax.sharding.get_abstract_mesh().abstract_device
+    platform = jax.default_backend() if device is None else device.platform
+    if platform == "tpu" and not splash_refuses(query, key, visibility):
+        return splash_attention
+    if platform in ("gpu", "cuda") and not cudnn_refuses(query, key, visibility):
+        return cudnn_attention
+    return xla_attention
+
+
+def xla_attention(
+    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+) -> Result:
+    """Plain XLA, for any platform, shape and mask; laid out for fast gradients on CPUs."""
+    time, positions = query.shape[1], key.shape[1]
+    # Queries in the first half of a causal square need no key of the second: a quarter of all
+    # scores is never computed. Finer cuts save more arithmetic but lose it in small products.
+    halves = (
+        visibility.causal
+        and visibility.from_the_start
+        and visibility.mask is None
+        and visibility.segments is None
+        and time == positions
+        and time >= 128
+        and time % 2 == 0
+    )
+    if not halves:
+        return _xla_block(query, key, value, visibility, scale)
+    half = time // 2
+    keys = [visibility.dropout_key] * 2
+    if visibility.dropout > 0:
+        keys = list(jax.random.split(visibility.dropout_key))
+    first = visibility.replace(dropout_key=keys[0])  # type: ignore[attr-defined]
+    second = visibility.replace(offset=half, dropout_key=keys[1])  # type: ignore[attr-defined]
+    return jnp.concatenate(
+        [
+            _xla_block(query[:, :half], key[:, :half], value[:, :half], first, scale),
+            _xla_block(query[:, half:], key, value, second, scale),
+        ],
+        axis=1,
+    )
+
+
+def _xla_block(
+    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+) -> Result:
+    batch, time, heads, depth = query.shape
+    positions, groups = key.shape[1:3]
+    share = heads // groups
+    # Batch and heads as one leading axis makes every product a plain batched matrix product,
+    # here and in the gradient; query heads that share a key head are more rows of one product.
+    q = (query * jnp.asarray(scale, query.dtype)).transpose(0, 2, 1, 3)
+    q = q.reshape(batch * groups, share * time, depth)
+    k = key.transpose(0, 2, 1, 3).reshape(batch * groups, positions, depth)
+    v = value.transpose(0, 2, 1, 3).reshape(batch * groups, positions, value.shape[-1])
+
+    scores = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32)
+    shape = (batch, heads, time, positions)
+    mask = visible(visibility, time, positions)
+    if mask is not None:
+        scores = jnp.where(mask, scores.reshape(shape), _HIDDEN).reshape(scores.shape)
+    highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    # Where all is hidden this makes every weight exp(-5e29) = 0, not exp(0).
+    weights = jnp.exp(scores - jnp.maximum(highest, _HIDDEN / 2))
+    total = weights.sum(-1, keepdims=True)
+    if visibility.dropout > 0:
+        keep = jax.random.bernoulli(visibility.dropout_key, 1 - visibility.dropout, weights.shape)
+        weights = jnp.where(keep, weights / (1 - visibility.dropout), 0)
+    out = jnp.einsum(
+        "nts,nsd->ntd", weights.astype(value.dtype), v, preferred_element_type=jnp.float32
+    )
+    # Dividing (time, depth) numbers after the product, not (time, positions) before it, halves
+    # the gradient's time on a CPU.
+    out = (out / jnp.where(total == 0, 1, total)).astype(query.dtype)
+    return out.reshape(batch, heads, time, -1).transpose(0, 2, 1, 3)

@@ -1,0 +1,133 @@
+"""Attention by the kernels that accelerators bring: cuDNN's on NVIDIA GPUs, splash on TPUs.
+
+Each never holds the scores in memory (Dao et al. 2022), and each has limits: `*_refuses` says in
+one sentence why a kernel can't be used, or None if it can.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxgen.errors import UserError
+from jaxgen.nn.visibility import Keys, Query, Result, Values, Visibility, visible
+from jaxgen.parallel.sharding import BATCH_AXES, RULES
+
+
+def cudnn_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None:
+    """Why cuDNN's flash attention can't be used here, or None if it can."""
+    if query.dtype not in (jnp.bfloat16, jnp.float16):
+        return f"cuDNN attention takes bfloat16 or float16, not {query.dtype}."
+    if query.shape[-1] % 8 or query.shape[-1] > 128:
+        return f"cuDNN attention takes depths of 8, 16, ... 128, not {query.shape[-1]}."
+    if query.shape[1] % 2 or key.shape[1] % 2:
+        return f"cuDNN attention takes even lengths, not {query.shape[1]} by {key.shape[1]}."
+    if visibility.dropout > 0:
+        return "cuDNN attention is used here without dropout on the weights."
+    capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
+    if not capability[:1].isdigit() or float(capability) < 8:
+        return "cuDNN attention needs an NVIDIA GPU of compute capability 8.0 or higher."
+    return None
+
+
+def cudnn_attention(
+    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+) -> Result:
+    """cuDNN's flash attention, by `jax.nn.dot_product_attention`."""
+    if refusal := cudnn_refuses(query, key, visibility):
+        raise UserError(refusal)
+    # A causal mask that begins at key 0 is the kernel's own, and skips what it hides.
+    own = visibility.causal and visibility.from_the_start
+    rest = visibility.replace(causal=visibility.causal and not own)  # type: ignore[attr-defined]
+    mask = visible(rest, query.shape[1], key.shape[1])
+    return jax.nn.dot_product_attention(
+        query, key, value, mask=mask, scale=scale, is_causal=own, implementation="cudnn"
+    )
+
+
+_LANES = 128
+
+
+def splash_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None:
+    """Why splash attention can't be used here, or None if it can."""
+    if query.shape[1] % _LANES or key.shape[1] % _LANES:
+        return (
+            f"Splash attention takes lengths that divide by {_LANES}, "
+            f"not {query.shape[1]} by {key.shape[1]}."
+        )
+    if visibility.mask is not None:
+        return "Splash attention takes causal and segment masks, not an array."
+    if visibility.causal and not isinstance(visibility.offset, int):
+        return "Splash attention takes an offset that is known while tracing."
+    if visibility.dropout > 0:
+        return "Splash attention knows no dropout on the weights."
+    return None
+
+
+def splash_attention(
+    query: Query,
+    key: Keys,
+    value: Values,
+    visibility: Visibility,
+    scale: float,
+    interpret: bool = False,
+) -> Result:
+    """The TPU kernel that never holds the scores and skips what a causal mask hides.
+
+    On more than one device it must be traced inside `jax.set_mesh`: the compiler can't split a
+    kernel by itself, so each device runs it on its own rows and heads. `interpret` runs it on any
+    platform, slowly, to test it.
+    """
+    if refusal := splash_refuses(query, key, visibility):
+        raise UserError(refusal)
+    # Imported here because it takes a second and only a TPU needs it.
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
+    from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_mask as masks
+
+    def local(query: Query, key: Keys, value: Values, segments: Any) -> Result:
+        time, heads = query.shape[1:3]
+        positions = key.shape[1]
+        one = (
+            masks.CausalMask((time, positions), offset=visibility.offset)
+            if visibility.causal
+            else masks.FullMask((time, positions))
+        )
+        rows, columns = (_block(length) for length in (time, positions))
+        run = kernel.make_splash_mha(
+            masks.MultiHeadMask([one] * heads),
+            block_sizes=kernel.BlockSizes(
+                block_q=rows,
+                block_kv=columns,
+                block_kv_compute=columns,
+                block_q_dkv=rows,
+                block_kv_dkv=columns,
+                block_kv_dkv_compute=columns,
+                block_q_dq=rows,
+                block_kv_dq=columns,
+            ),
+            head_shards=1,
+            q_seq_shards=1,
+            interpret=interpret,
+        )
+        ids = None if segments is None else kernel.SegmentIds(*segments)
+        heads_first = [x.transpose(0, 2, 1, 3) for x in (query * scale, key, value)]
+        return jax.vmap(run)(*heads_first, ids).transpose(0, 2, 1, 3)
+
+    mesh = jax.sharding.get_abstract_mesh()
+    free = set() if mesh.empty else set(mesh.auto_axes)
+    batch_axes = tuple(axis for axis in BATCH_AXES if axis in free)
+    head_axis = RULES["heads"] if RULES["heads"] in free else None
+    if not batch_axes and head_axis is None:
+        return local(query, key, value, visibility.segments)
+    split = jax.sharding.PartitionSpec(batch_axes, None, head_axis)
+    of_segments = jax.sharding.PartitionSpec(batch_axes)
+    return jax.shard_map(
+        local, in_specs=(split, split, split, of_segments), out_specs=split, check_vma=False
+    )(query, key, value, visibility.segments)
+
+
+def _block(length: int) -> int:
+    # The largest of the kernel's usual tile sizes that divides the length.
+    return next(size for size in (512, 256, _LANES) if length % size == 0)
