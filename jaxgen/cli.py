@@ -1,0 +1,336 @@
+"""The command line: the only place that parses flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import errno
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+import absl.logging
+import jax
+import tyro
+from etils import epath
+
+from jaxgen.data import datasets
+from jaxgen.errors import UserError
+from jaxgen.training import drawing, experiment_file, run_directory, runs
+from jaxgen.training.interruption import Interrupted
+from jaxgen.training.run_directory import RunDirectory
+
+log = logging.getLogger("jaxgen")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs one command and exits: 0, 1 after a mistake, 2 for a flag, 128 + n after a signal."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    _prepare_process()
+    try:
+        command = _command(arguments[0] if arguments else "--help")
+        command(arguments[1:])
+    except UserError as mistake:
+        log.error("jaxgen: %s", mistake)
+        sys.exit(1)
+    except Interrupted as stopped:
+        sys.exit(128 + stopped.signal_number)
+    except KeyboardInterrupt:
+        log.error("jaxgen: stopped.")
+        sys.exit(130)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        log.error("jaxgen: %s (%s); what was saved before is kept.", error.strerror, error.filename)
+        sys.exit(1)
+
+
+def _train(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        return _say(
+            "usage: jaxgen train EXPERIMENT.py [--setting NAME] [flags]\n\n"
+            "Trains an experiment; `jaxgen train EXPERIMENT.py --help` lists its flags."
+        )
+    file = experiment_file.read(experiment_file.find(arguments[0]))
+    setting = _setting(arguments[1:], file.settings)
+    chosen = _parse(
+        _train_flags(file, setting),
+        arguments[1:],
+        program=f"jaxgen train {arguments[0]}",
+        description=file.documentation,
+    )
+    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
+    required = {name: getattr(chosen, name) for name in file.requires if getattr(chosen, name)}
+    run = runs.begin(
+        chosen.run or f"runs/{file.name}/{stamp}",
+        file,
+        setting,
+        chosen.config,
+        chosen.options,
+        required,
+        ["jaxgen", "train", *arguments],
+    )
+    _carry_on(run)
+
+
+def _train_flags(file: experiment_file.ExperimentFile, setting: str) -> type:
+    """One dataclass with the flags that every experiment has, and this one's own."""
+    explain = tyro.conf.arg
+    names = Literal[tuple(file.settings)]  # type: ignore[valid-type]
+    fields: list[Any] = [
+        ("setting", Annotated[names, explain(help="which of SETTINGS to start from")], setting),
+        ("run", Annotated[str, explain(help="new run directory (runs/EXPERIMENT/TIME)")], ""),
+    ]
+    for name, needed in file.requires.items():
+        told = explain(help=f"a finished run of {needed}; left out, one is trained first")
+        fields.append((name, Annotated[str, told], ""))
+    own = Annotated[file.config_type, explain(name="")]
+    shared = Annotated[runs.Options, explain(name="")]
+    fields.append(("config", own, dataclasses.field(default=file.settings[setting])))
+    fields.append(("options", shared, dataclasses.field(default=runs.Options())))
+    return dataclasses.make_dataclass("Flags", fields, frozen=True)
+
+
+def _resume(arguments: list[str]) -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Resume:
+        """Continues a run from its newest whole checkpoint, bitwise as if it had never stopped."""
+
+        run: tyro.conf.Positional[str]  # run directory
+
+    _carry_on(run_directory.open_run(_parse(Resume, arguments, "jaxgen resume").run))
+
+
+def _carry_on(run: RunDirectory) -> None:
+    """Trains to the end and says where everything lies, or how to go on."""
+    began = time.time()
+    if "://" not in str(run.path):
+        to_file = logging.FileHandler(str(run.path / "log.txt"))
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+        to_file.setLevel(logging.DEBUG)
+        log.addHandler(to_file)
+    try:
+        scores = runs.carry_on(run)
+    except Interrupted as stopped:
+        log.info("Stopped after step %d; everything is saved. To go on:", stopped.step)
+        log.info("  jaxgen resume %s", run.path)
+        raise
+    except UserError as mistake:
+        log.debug("%s", mistake)
+        raise
+    pictures = sorted((run.path / "samples").iterdir()) if (run.path / "samples").exists() else []
+    checkpoints = sorted(int(c.name) for c in run.checkpoints.iterdir() if c.name.isdigit())
+    minutes, seconds = divmod(round(time.time() - began), 60)
+    log.info("\nDone in %d:%02d.", minutes, seconds)
+    for name, value in scores.items():
+        log.info("  %-42s %.4f", name, value)
+    if pictures:
+        for sample in sorted(pictures[-1].iterdir()):
+            log.info("  samples     %s", sample)
+    log.info("  scores      %s", run.path / "scores.json")
+    log.info("  checkpoint  %s", run.checkpoints / str(checkpoints[-1]))
+    log.info("Next:")
+    log.info("  jaxgen sample %s --help", run.path)
+    log.info("  jaxgen evaluate %s", run.path)
+
+
+def _sample(arguments: list[str]) -> None:
+    path = _run_argument(arguments, "sample", "[SAMPLER] [flags]")
+    loaded_samplers = runs.experiment_of(path).samplers
+    if not loaded_samplers:
+        raise UserError(f"The experiment of {path} has no sampler.")
+    rest = arguments[1:]
+    if len(loaded_samplers) == 1:
+        (name,) = loaded_samplers
+        if rest and not rest[0].startswith("-"):
+            name, rest = rest[0], rest[1:]
+    elif rest and rest[0] in loaded_samplers:
+        name, rest = rest[0], rest[1:]
+    elif not rest or rest[0] in ("-h", "--help"):
+        return _say(
+            f"usage: jaxgen sample {path} SAMPLER [flags]\n\n"
+            f"SAMPLER is one of: {', '.join(loaded_samplers)}"
+        )
+    else:
+        name = rest[0]
+    if name not in loaded_samplers:
+        raise UserError(
+            f"There is no sampler {name!r} in {path}; name one of {', '.join(loaded_samplers)}"
+            f"{_nearest(name, loaded_samplers)}."
+        )
+
+    own = Annotated[loaded_samplers[name].request, tyro.conf.arg(name="")]
+    flags = dataclasses.make_dataclass(
+        "Flags",
+        [
+            ("request", own, dataclasses.field(default=loaded_samplers[name].request())),
+            *_checkpoint_flags(),
+            ("output", Annotated[str, tyro.conf.arg(help="file name without its ending")], ""),
+        ],
+        frozen=True,
+    )
+    chosen = _parse(flags, rest, f"jaxgen sample {path} {name}", f"Draws samples with {name}.")
+    loaded = runs.load(path, chosen.checkpoint, chosen.ema)
+    artifact = drawing.draw(loaded.experiment.samplers[name], chosen.request, loaded.model)
+    stem = chosen.output or epath.Path(path) / "drawn" / (
+        f"{name}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
+    )
+    files = artifact.save(stem)
+    _say(artifact.show())
+    for file in files:
+        _say(str(file))
+
+
+def _evaluate(arguments: list[str]) -> None:
+    path = _run_argument(arguments, "evaluate", "[flags]")
+    flags = dataclasses.make_dataclass("Flags", _checkpoint_flags(), frozen=True)
+    told = "Computes all of an experiment's scores over its whole held-out split."
+    chosen = _parse(flags, arguments[1:], f"jaxgen evaluate {path}", told)
+    loaded = runs.load(path, chosen.checkpoint, chosen.ema)
+    scores = runs.evaluate(loaded)
+    RunDirectory(epath.Path(path)).write(
+        "scores.json", {"step": loaded.step, "ema": chosen.ema, "scores": scores}
+    )
+    for name, value in scores.items():
+        _say(f"{name:44} {value:.4f}")
+
+
+def _checkpoint_flags() -> list[Any]:
+    which = tyro.conf.arg(help='"best" by the run\'s own score, "last", or a step')
+    average = tyro.conf.arg(help="use the moving averages, where there are any")
+    return [
+        ("checkpoint", Annotated[str, which], dataclasses.field(default="best")),
+        ("ema", Annotated[bool, average], dataclasses.field(default=True)),
+    ]
+
+
+def _datasets(arguments: list[str]) -> None:
+    if arguments[:1] == ["prepare"] and len(arguments) == 2:
+        return _say(f"{arguments[1]} is in {datasets.prepare(arguments[1])}")
+    if arguments:
+        return _say(
+            "usage: jaxgen datasets [prepare NAME]\n\nLists the data sets: their size, whether "
+            "they are here, and how to get them; `prepare` gets one."
+        )
+    for entry in datasets.catalogue():
+        _say(entry.line())
+
+
+def _command(name: str) -> Callable[[list[str]], None]:
+    commands = {
+        "train": _train,
+        "resume": _resume,
+        "sample": _sample,
+        "evaluate": _evaluate,
+        "datasets": _datasets,
+    }
+    if name in ("-h", "--help"):
+        return lambda _: _say(
+            "usage: jaxgen COMMAND ...\n\n"
+            "  train EXPERIMENT.py [flags]    train an experiment, into a new run directory\n"
+            "  resume RUN                     continue a run exactly where it stopped\n"
+            "  sample RUN [SAMPLER] [flags]   draw from what a run has learned\n"
+            "  evaluate RUN [flags]           score it on its held-out data\n"
+            "  datasets [prepare NAME]        list the data sets, get one\n\n"
+            "Each command explains itself with --help."
+        )
+    if name not in commands:
+        raise UserError(
+            f"There is no command {name!r}; there are {', '.join(commands)}"
+            f"{_nearest(name, commands)}."
+        )
+    return commands[name]
+
+
+def _run_argument(arguments: list[str], command: str, rest: str) -> str:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        _say(f"usage: jaxgen {command} RUN {rest}\n\nRUN is a run directory; add --help after it.")
+        sys.exit(0)
+    return arguments[0]
+
+
+def _setting(arguments: list[str], settings: Any) -> str:
+    """Finds --setting before all other flags, since it gives them their defaults."""
+    for position, argument in enumerate(arguments):
+        if argument == "--setting" or argument.startswith("--setting="):
+            after = arguments[position + 1] if position + 1 < len(arguments) else ""
+            name = argument.partition("=")[2] or after
+            if name not in settings:
+                raise UserError(
+                    f"There is no setting {name!r}; there are {', '.join(settings)}"
+                    f"{_nearest(name, settings)}."
+                )
+            return name
+    return "default"
+
+
+def _parse(flags: type, arguments: Sequence[str], program: str, description: str = "") -> Any:
+    """Flags to an instance of the dataclass `flags`; a misspelt one is refused by name."""
+    chosen, unknown = tyro.cli(
+        flags,
+        prog=program,
+        description=description or None,
+        args=list(arguments),
+        return_unknown_args=True,
+    )
+    if unknown:
+        known = [f"--{name}" for name in _flag_names(flags)]
+        raise UserError(
+            f"{program} has no flag {unknown[0]}{_nearest(unknown[0].partition('=')[0], known)}; "
+            "--help lists them."
+        )
+    return chosen
+
+
+def _flag_names(flags: type, prefix: str = "") -> list[str]:
+    names = []
+    for field in _resolved_fields(flags):
+        kind = field.type
+        while hasattr(kind, "__metadata__"):
+            kind = kind.__origin__
+        if dataclasses.is_dataclass(kind):
+            nested = f"{prefix}{field.name}." if kind is field.type else ""
+            names += _flag_names(kind, nested)  # type: ignore[arg-type]
+        else:
+            names.append(f"{prefix}{field.name}".replace("_", "-"))
+    return names
+
+
+def _resolved_fields(kind: type) -> list[Any]:
+    """The fields of a dataclass, with types instead of strings."""
+    types = get_type_hints(kind, include_extras=True)
+    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    for field in fields:
+        field.type = types[field.name]
+    return list(fields)
+
+
+def _nearest(name: str, known: Any) -> str:
+    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {near[0]}?)" if near else ""
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _prepare_process() -> None:
+    """Plain messages, quiet libraries, and compiled programs kept from one command to the next."""
+    if not log.handlers:
+        to_terminal = logging.StreamHandler(sys.stderr)
+        to_terminal.setLevel(logging.INFO)
+        to_terminal.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(to_terminal)
+        log.setLevel(logging.DEBUG)
+        log.propagate = False
+    # Orbax logs the whole traceback of what we tell in a sentence.
+    absl.logging.set_verbosity(absl.logging.FATAL)
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        home = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"))
+        jax.config.update("jax_compilation_cache_dir", str(home / "jaxgen" / "compiled"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)

@@ -1,0 +1,163 @@
+"""From logical axis names to places on the mesh.
+
+Networks name the axes of their parameters ("embed", "mlp", ...) with
+`flax.linen.with_logical_partitioning`; the table below says over which mesh axis each is split.
+The names are taken off at initialization, so parameters are plain dicts everywhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from flax.core import meta
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.errors import UserError
+
+Rules = Mapping[str, str | None]
+
+# Splitting the width over fsdp and the wide hidden axes over tensor is the layout of
+# Megatron-LM (Shoeybi et al. 2019) on top of ZeRO-3 (Rajbhandari et al. 2020).
+RULES: Rules = {
+    "vocab": "tensor",
+    "embed": "fsdp",
+    "heads": "tensor",
+    "head_dim": None,
+    "mlp": "tensor",
+    "channels_in": "fsdp",
+    "channels_out": "tensor",
+    "layers": None,
+}
+BATCH_AXES = ("data", "fsdp")
+
+
+def _is_box(leaf: object) -> bool:
+    return isinstance(leaf, meta.AxisMetadata)
+
+
+def unbox(tree: Any) -> Any:
+    """Takes the boxes with axis names off the leaves of `tree`."""
+    # Not Linen's own unbox: that one adds sharding constraints of its own inside a mesh.
+    return jax.tree.map(
+        lambda leaf: leaf.value if _is_box(leaf) else leaf,  # type: ignore[attr-defined]
+        tree,
+        is_leaf=_is_box,
+    )
+
+
+def partition_spec(
+    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules = RULES
+) -> PartitionSpec:
+    """Places one array: axis i, called `names[i]` and `shape[i]` long, on the mesh.
+
+    An axis stays whole where the mesh axis doesn't divide it (three colour channels, an odd
+    vocabulary) or is taken by an earlier axis of the same array.
+
+    Raises:
+        UserError: for a name that the rules don't know.
+    """
+    taken: set[str] = set()
+    places: list[str | None] = []
+    for name, size in zip(names, shape, strict=True):
+        if name is not None and name not in rules:
+            raise UserError(
+                f"No sharding rule for the logical axis {name!r}; known are {', '.join(rules)}."
+            )
+        place = None if name is None else rules[name]
+        if place is not None and (place in taken or size % mesh.shape[place]):
+            place = None
+        if place is not None:
+            taken.add(place)
+        places.append(place)
+    return PartitionSpec(*places)
+
+
+def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+    """The sharding of each leaf of a tree of boxed or plain arrays (or their shapes).
+
+    Leaves without names are replicated.
+    """
+
+    def place(leaf: Any) -> NamedSharding:
+        if not _is_box(leaf):
+            return NamedSharding(mesh, PartitionSpec())
+        return NamedSharding(mesh, partition_spec(leaf.names, leaf.value.shape, mesh, rules))
+
+    return jax.tree.map(place, boxed, is_leaf=_is_box)
+
+
+def like_parameters(tree: Any, params: Any, params_shardings: Any, mesh: Mesh) -> Any:
+    """The sharding of each leaf of `tree` that has a parameter's path and shape: that parameter's.
+
+    Optimizer states and moving averages hold trees like the parameters somewhere inside (Adam's
+    moments below `mu` and `nu`); a leaf belongs to the parameter whose path its own path ends in.
+    All else (counters, factored moments) is replicated.
+    """
+    known = {
+        _keys(path): (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(
+            jax.tree_util.tree_leaves_with_path(params),
+            jax.tree.leaves(params_shardings),
+            strict=True,
+        )
+    }
+
+    def place(path: Any, leaf: Any) -> NamedSharding:
+        keys = _keys(path)
+        for start in range(len(keys)):
+            shape, sharding = known.get(keys[start:], (None, None))
+            if shape == leaf.shape:
+                return sharding
+        return NamedSharding(mesh, PartitionSpec())
+
+    return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def _keys(path: Any) -> tuple[str, ...]:
+    return tuple(jax.tree_util.keystr((key,), simple=True) for key in path)
+
+
+def check_batch_size(batch_size: int, mesh: Mesh) -> None:
+    """Raises a `UserError` unless the mesh's batch axes divide `batch_size` rows."""
+    split = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    if batch_size % split:
+        raise UserError(
+            f"A batch of {batch_size} rows does not divide over {split} devices "
+            f"(data {mesh.shape['data']} × fsdp {mesh.shape['fsdp']}): "
+            f"take a multiple of {split}, or another mesh."
+        )
+
+
+def local_rows(batch_size: int, mesh: Mesh) -> slice:
+    """Which rows of a batch this process has to read."""
+    check_batch_size(batch_size, mesh)
+    sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+    rows = [index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
+    starts = [row.start or 0 for row in rows]
+    stops = [batch_size if row.stop is None else row.stop for row in rows]
+    return slice(min(starts), max(stops))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """Where a step's batch lies, leaves (repeats, rows, ...): its rows over the batch axes."""
+    return NamedSharding(mesh, PartitionSpec(None, BATCH_AXES))
+
+
+def global_batch(local: Any, batch_size: int, mesh: Mesh) -> Any:
+    """This process's rows, leaves (repeats, local rows, ...), as part of arrays over the mesh.
+
+    A lone process has all rows already: a function compiled for `batch_sharding` takes them as
+    they are, in a fraction of the host's time.
+    """
+    if jax.process_count() == 1:
+        return local
+    sharding = batch_sharding(mesh)
+
+    def join(leaf: np.ndarray) -> jax.Array:
+        shape = (leaf.shape[0], batch_size, *leaf.shape[2:])
+        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+
+    return jax.tree.map(join, local)

@@ -1,0 +1,153 @@
+"""What a run writes down while it trains, and the line a person watches."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping
+from types import TracebackType
+from typing import TextIO
+
+from etils import epath
+from tensorboardX import SummaryWriter
+
+log = logging.getLogger("jaxgen")
+
+
+class MetricsWriter:
+    """`metrics.jsonl`, `timing.jsonl` and TensorBoard, for one process to write.
+
+    `metrics.jsonl` holds only what the seed determines, so two runs can be compared by line.
+    """
+
+    def __init__(self, directory: epath.Path, step: int) -> None:
+        """Opens the files to go on after `step`; lines past it are dropped."""
+        directory.mkdir(parents=True, exist_ok=True)
+        self._files = {
+            name: _open_after(directory / name, step) for name in ("metrics.jsonl", "timing.jsonl")
+        }
+        # TensorBoard's files can't be cut; it hides what a later file says again. On object
+        # storage tensorboardX can't write, and metrics.jsonl says it all.
+        self._board = (
+            None
+            if "://" in str(directory)
+            else SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1, flush_secs=10)
+        )
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Metrics or scores of `step`, one line."""
+        self._line("metrics.jsonl", {"step": step, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                self._board.add_scalar(name, value, step)
+
+    def write_timing(self, step: int, values: Mapping[str, float]) -> None:
+        """Anything that depends on the clock, one line."""
+        self._line("timing.jsonl", {"step": step, **values})
+
+    def sync(self) -> None:
+        """Makes sure the lines survive the machine before a checkpoint that follows them."""
+        for file in self._files.values():
+            file.flush()
+            # Object storage has no such thing: lines are whole there once the file is closed.
+            with contextlib.suppress(OSError, AttributeError, ValueError):
+                os.fsync(file.fileno())
+
+    def close(self) -> None:
+        """Closes all files."""
+        for file in self._files.values():
+            file.close()
+        if self._board is not None:
+            self._board.close()
+
+    def _line(self, name: str, values: Mapping[str, float]) -> None:
+        self._files[name].write(json.dumps(values) + "\n")
+        self._files[name].flush()
+
+
+def read_lines(path: epath.Path) -> list[dict[str, float]]:
+    """The whole lines of a `.jsonl` file; one that a kill cut off in the middle is left out."""
+    if not path.exists():
+        return []
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            lines.append(json.loads(line))
+        except ValueError:
+            break
+    return lines
+
+
+def _open_after(path: epath.Path, step: int) -> TextIO:
+    kept = [line for line in read_lines(path) if line["step"] <= step]
+    draft = path.parent / f".{path.name}.draft"
+    draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
+    draft.replace(path)
+    return path.open("a")
+
+
+class Progress:
+    """A live line on a terminal; plain lines, one a log step, elsewhere."""
+
+    def __init__(
+        self, first_step: int, steps: int, rows: int, unit: str, units_per_row: int
+    ) -> None:
+        """rows: rows in a step's batch; units_per_row: how many `unit`s each of them is."""
+        self._steps, self._unit, self._units = steps, unit, rows * units_per_row
+        self._live = sys.stderr.isatty()
+        self._last_step, self._last_time = first_step, time.perf_counter()
+        self._shown = False
+
+    def __enter__(self) -> Progress:
+        """Starts the clock anew."""
+        self.skip_time()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Leaves the last live line standing."""
+        self.clear()
+
+    def update(self, step: int, loss: Mapping[str, float]) -> dict[str, float]:
+        """Shows where training is; returns the timing since the last update."""
+        now = time.perf_counter()
+        seconds = (now - self._last_time) / max(step - self._last_step, 1)
+        self._last_step, self._last_time = step, now
+        losses = " ".join(f"{name} {value:.4f}" for name, value in loss.items())
+        left = (self._steps - step) * seconds
+        line = (
+            f"step {step}/{self._steps}  {losses}  "
+            f"{self._units / seconds:,.0f} {self._unit}/s  {_duration(left)} left"
+        )
+        log.debug(line)
+        if self._live:
+            sys.stderr.write("\r\x1b[K" + line)
+            self._shown = True
+        else:
+            sys.stderr.write(line + "\n")
+        sys.stderr.flush()
+        return {"seconds_per_step": seconds, f"{self._unit}_per_second": self._units / seconds}
+
+    def skip_time(self) -> None:
+        """Leaves the time since the last update (evaluating, saving) out of the throughput."""
+        self._last_time = time.perf_counter()
+
+    def clear(self) -> None:
+        """Ends the live line, so that other lines can follow."""
+        if self._shown:
+            sys.stderr.write("\n")
+            self._shown = False
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

@@ -1,0 +1,248 @@
+"""Runs from beginning to end: begin one, carry one on, load what one has made."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+from etils import epath
+from jax.sharding import Mesh
+
+from jaxgen.errors import UserError
+from jaxgen.experiment import Experiment, Model
+from jaxgen.parallel.mesh import MeshShape, make_mesh
+from jaxgen.training import drawing, experiment_file, run_directory, state
+from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints, Damaged
+from jaxgen.training.experiment_file import ExperimentFile
+from jaxgen.training.loop import fit, prepare_state
+from jaxgen.training.run_directory import RunDirectory
+
+log = logging.getLogger("jaxgen")
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run an experiment, whatever it is."""
+
+    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)  # how the devices share the work
+    keep: int = 2  # newest checkpoints to keep, besides the best
+    workers: int = 0  # processes that read data; 0 reads in threads
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A trained model and all that is needed to use it.
+
+    params: the moving averages where there are any (unless they were declined).
+    network: the Linen module (or whatever the experiment calls its network).
+    step: the checkpoint it comes from.
+    """
+
+    params: Any
+    variables: Any
+    network: Any
+    config: Any
+    experiment: Experiment
+    step: int
+
+    @property
+    def model(self) -> Model:
+        """The pytree that samplers and evaluations take."""
+        return Model(params=self.params, variables=self.variables)
+
+
+def begin(
+    path: epath.PathLike,
+    file: ExperimentFile,
+    setting: str,
+    config: Any,
+    options: Options,
+    required: Mapping[str, str],
+    arguments: Sequence[str],
+) -> RunDirectory:
+    """Makes a run directory. Nothing is trained yet.
+
+    required: directories of the runs that this one builds on, by name; for a name left out, a
+    run of its own is begun inside, in the setting of the same name if it has one.
+
+    Raises:
+        UserError: if the directory is taken, or a required run is of another experiment.
+    """
+    make_mesh(options.mesh)  # a mesh that doesn't fit shouldn't leave a directory behind
+    places = {}
+    for name, needed in file.requires.items():
+        needed_file = experiment_file.read(experiment_file.find(str(file.path.parent / needed)))
+        if name in required:
+            there = run_directory.open_run(required[name]).read("config.json")["experiment"]
+            if there != needed_file.name:
+                raise UserError(
+                    f"{required[name]} is a run of {there!r}; {file.name} needs one of "
+                    f"{needed_file.name!r}."
+                )
+            places[name] = str(epath.Path(required[name]).resolve())
+            continue
+        inner = setting if setting in needed_file.settings else "default"
+        begin(
+            RunDirectory(epath.Path(path)).required(name),
+            needed_file,
+            inner,
+            needed_file.settings[inner],
+            options,
+            {},
+            arguments,
+        )
+        places[name] = f"requires/{name}"
+    content = {
+        "experiment": file.name,
+        "setting": setting,
+        "config": file.config_to_json(config),
+        "options": dataclasses.asdict(options),
+        "requires": places,
+    }
+    return run_directory.create(path, content, file.source, arguments)
+
+
+def carry_on(run: RunDirectory) -> dict[str, float]:
+    """Trains a run to its end, from its newest whole checkpoint or from the start.
+
+    Returns the last scores, which are in `scores.json` too.
+
+    Raises:
+        UserError: for everything `fit` raises it for, and if another process trains there.
+        Interrupted: after a signal.
+    """
+    content = run.read("config.json")
+    options = Options(**content["options"] | {"mesh": MeshShape(**content["options"]["mesh"])})
+    with run_directory.locked(run.path):
+        for name, place in content["requires"].items():
+            needed = run_directory.open_run(_required(run, place))
+            if not _finished(needed):
+                log.info("%s builds on its %s, trained first.", content["experiment"], name)
+                carry_on(needed)
+        resuming = run.checkpoints.exists()
+        if resuming:
+            for difference in run_directory.changed_environment(run):
+                log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
+        experiment, _ = _built(run)
+        mesh = make_mesh(options.mesh)
+        log.info("%s", _described(content, experiment, mesh, run))
+        final, scores = fit(
+            experiment, run, mesh, resume=resuming, keep=options.keep, workers=options.workers
+        )
+        run.write("scores.json", {"step": int(final.step), "ema": True, "scores": scores})
+    return scores
+
+
+def load(
+    path: epath.PathLike,
+    checkpoint: str | int = "best",
+    ema: bool = True,
+    mesh: Mesh | None = None,
+) -> LoadedModel:
+    """The model that a run has made so far.
+
+    checkpoint: "best" (the last one where nothing is scored), "last", or a step.
+    ema: take the moving averages where there are any.
+    mesh: where to put it; the first device alone if not given.
+
+    Raises:
+        UserError: if the directory is no run, or has no such checkpoint.
+    """
+    run = run_directory.open_run(path)
+    experiment, config = _built(run)
+    mesh = mesh or make_mesh(MeshShape(), jax.devices()[:1])
+    _, abstract = prepare_state(experiment, mesh)
+    checkpoints = Checkpoints(run.checkpoints, best=experiment.best, read_only=True)
+    try:
+        steps = checkpoints.steps()
+        if not steps:
+            raise UserError(f"{run.path} has no checkpoint yet; train it, or `jaxgen resume` it.")
+        if checkpoint == "last" or (checkpoint == "best" and checkpoints.best_step() is None):
+            restored = checkpoints.restore(abstract, WITHOUT_OPTIMIZER)
+            if restored is None:
+                raise UserError(f"{run.path} has no checkpoint that is whole.")
+        else:
+            step = checkpoints.best_step() if checkpoint == "best" else _number(checkpoint)
+            if step is None or step not in steps:
+                raise UserError(f"{run.path} has no checkpoint {checkpoint}; it has {steps}.")
+            restored = checkpoints.restore_step(step, abstract, WITHOUT_OPTIMIZER)
+    except Damaged as damage:
+        raise UserError(f"{damage} Take another one, or `jaxgen resume {run.path}`.") from damage
+    finally:
+        checkpoints.close()
+    made = state.model(restored.state, ema)
+    return LoadedModel(
+        params=made.params,
+        variables=made.variables,
+        network=experiment.network,
+        config=config,
+        experiment=experiment,
+        step=restored.step,
+    )
+
+
+def experiment_of(path: epath.PathLike) -> Experiment:
+    """The experiment of a run, without its parameters.
+
+    Raises:
+        UserError: if the directory is no run.
+    """
+    return _built(run_directory.open_run(path))[0]
+
+
+def evaluate(loaded: LoadedModel) -> dict[str, float]:
+    """All of the experiment's scores for a loaded model, as the loop computes them at its step."""
+    _, _, evaluation = state.random_keys(loaded.experiment.seed)
+    key = jax.random.fold_in(evaluation, loaded.step)
+    return drawing.scores(loaded.experiment.evaluations, loaded.model, loaded.experiment.data, key)
+
+
+def _built(run: RunDirectory) -> tuple[Experiment, Any]:
+    content = run.read("config.json")
+    file = experiment_file.read(
+        run.path / "experiment.py",
+        content["experiment"],
+    )
+    try:
+        config = file.config_from_json(content["config"])
+    except ValueError as error:
+        raise UserError(
+            f"{run.path / 'config.json'} does not fit its experiment: {error}"
+        ) from error
+    required = {name: load(_required(run, place)) for name, place in content["requires"].items()}
+    return file.build(config, required), config
+
+
+def _required(run: RunDirectory, place: str) -> epath.Path:
+    """Runs inside this one are kept relative, so that the whole can be moved."""
+    return run.path / place
+
+
+def _finished(run: RunDirectory) -> bool:
+    if not run.checkpoints.exists():
+        return False
+    saved = Checkpoints(run.checkpoints, read_only=True)
+    try:
+        return bool(saved.steps()) and saved.steps()[-1] >= _built(run)[0].steps
+    finally:
+        saved.close()
+
+
+def _number(checkpoint: str | int) -> int | None:
+    return int(checkpoint) if str(checkpoint).isdigit() else None
+
+
+def _described(
+    content: Mapping[str, Any], experiment: Experiment, mesh: Mesh, run: RunDirectory
+) -> str:
+    _, abstract = prepare_state(experiment, mesh)
+    size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    devices = f"{mesh.size} {jax.devices()[0].platform} device{'s' * (mesh.size > 1)}"
+    return (
+        f"{content['experiment']} ({content['setting']}): {size:,} parameters, "
+        f"{experiment.steps:,} steps on {devices}, in {run.path}"
+    )

@@ -1,0 +1,106 @@
+"""The training state: one pytree, created where it will live."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from jaxgen.experiment import Batch, Key, Model, Params, Update, Variables
+from jaxgen.parallel import sharding
+from jaxgen.training.moved import merge, split
+
+
+@flax.struct.dataclass
+class TrainState:
+    """Everything that changes while training.
+
+    step: updates sequences done, an int32 scalar.
+    params, variables: the whole model.
+    optimizer_states: an Optax state for each update, by its name, over the part it moves.
+    ema: the moving average of the moved part, for each update that keeps one, by its name.
+    """
+
+    step: Any
+    params: Any
+    variables: Any
+    optimizer_states: Any
+    ema: Any
+
+
+def averaged(state: TrainState) -> Params:
+    """The parameters, each moving average standing in for the leaves it covers."""
+    params = state.params
+    for part in state.ema.values():
+        params = merge(part, params)
+    return params
+
+
+def model(state: TrainState, ema: bool = True) -> Model:
+    """What samplers and evaluations see of a state."""
+    return Model(params=averaged(state) if ema else state.params, variables=state.variables)
+
+
+def random_keys(seed: int) -> tuple[Key, Key, Key]:
+    """Three streams from one seed: initialization, training, evaluation and previews."""
+    initialization, training, evaluation = jax.random.split(jax.random.key(seed), 3)
+    return initialization, training, evaluation
+
+
+def initializer(
+    init: Callable[[Key, Batch], tuple[Params, Variables]],
+    updates: Sequence[Update],
+    mesh: Mesh,
+) -> Callable[[Key, Batch], tuple[Callable[[], TrainState], TrainState]]:
+    """Prepares the creation of a state that is sharded from its first moment.
+
+    Returns a function of the key and one batch that gives `create`, which makes the state, and
+    the abstract state, whose leaves know shape, dtype and sharding. No leaf ever exists whole on
+    one device: shapes come from `eval_shape`, values from `jit` with `out_shardings`.
+    """
+
+    def unsharded(key: Key, batch: Batch) -> TrainState:
+        boxed_params, boxed_variables = init(key, batch)
+        params = sharding.unbox(boxed_params)
+        moved = {update.name: split(params, update.moves)[0] for update in updates}
+        return TrainState(
+            step=jnp.zeros((), jnp.int32),
+            params=params,
+            variables=sharding.unbox(boxed_variables),
+            optimizer_states={
+                update.name: update.optimizer.init(moved[update.name]) for update in updates
+            },
+            ema={
+                # A copy, since params and average are both donated to the train step.
+                update.name: jax.tree.map(jnp.copy, moved[update.name])
+                for update in updates
+                if update.ema is not None
+            },
+        )
+
+    def prepare(key: Key, batch: Batch) -> tuple[Callable[[], TrainState], TrainState]:
+        boxed_params, boxed_variables = jax.eval_shape(init, key, batch)
+        shapes = jax.eval_shape(unsharded, key, batch)
+        params = sharding.shardings(boxed_params, mesh)
+        places = TrainState(
+            step=NamedSharding(mesh, PartitionSpec()),
+            params=params,
+            variables=sharding.shardings(boxed_variables, mesh),
+            optimizer_states=sharding.like_parameters(
+                shapes.optimizer_states, shapes.params, params, mesh
+            ),
+            ema=sharding.like_parameters(shapes.ema, shapes.params, params, mesh),
+        )
+        abstract = jax.tree.map(
+            lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+            shapes,
+            places,
+        )
+        create = jax.jit(unsharded, out_shardings=places)
+        return lambda: create(key, batch), abstract
+
+    return prepare
