@@ -1,0 +1,165 @@
+"""Data sets by name, through TensorFlow Datasets, and the few that the experiments use."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from etils import epath
+
+from jaxgen.data import images, store
+from jaxgen.data.shuffle import shuffled
+from jaxgen.data.sources import Arrays, Records, RecordSource, in_memory
+from jaxgen.errors import UserError
+
+Directory = (
+    epath.PathLike | None
+)  # where to look; None is TFDS_DATA_DIR, or else TFDS's own default
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A data set as `jaxgen datasets` lists it.
+
+    examples, bytes: over all splits; None where not known.
+    path: where it lies, or None where it isn't here.
+    get: how to get it.
+    """
+
+    name: str
+    what: str
+    examples: int | None
+    bytes: int | None
+    path: epath.Path | None
+    get: str
+
+
+_EMBEDDED = "nothing to do: it prepares itself when first used"
+_SHAKESPEARE_ORDER = ("train", "validation", "test")
+
+# What TFDS's own catalogue says of the sets that the experiments use.
+_KNOWN = {
+    "digits": ("8×8 handwritten digits, embedded in scikit-learn", 1_797, None),
+    "mnist": ("28×28 handwritten digits", 70_000, 22_000_000),
+    "cifar10": ("32×32 photographs of ten classes", 60_000, 139_000_000),
+    "tiny_shakespeare": ("1,115,394 characters of plays, for language models", 3, 1_115_394),
+}
+
+
+def load(name: str, split: str, data_dir: Directory = None) -> RecordSource:
+    """The records of one split, with random access, as `Records` takes them.
+
+    Pictures stay encoded, for `images.pixels`; all else is decoded by TFDS. Our own data sets
+    are prepared first where they aren't yet; TFDS's too, where TensorFlow is installed.
+
+    name: as TFDS writes it: "mnist", "glue/cola", "mnist:3.0.1".
+    split: "train", "test", "train[:90%]", ...
+    UserError names the cure where the data set or the split can't be had.
+    """
+    path = store.find(name, data_dir) or prepare(name, data_dir)
+    builder = tfds.builder_from_directory(path)
+    encoded = {
+        key: tfds.decode.SkipDecoding()
+        for key, feature in builder.info.features.items()
+        if isinstance(feature, tfds.features.Image)
+    }
+    try:
+        return builder.as_data_source(split, decoders=encoded or None)
+    except NotImplementedError as error:
+        raise UserError(
+            f"the data set {name} in {path} is not in the array_record format, which random "
+            f"access needs: `jaxgen datasets prepare {name}` with TFDS_DATA_DIR elsewhere"
+        ) from error
+    except (ValueError, KeyError) as error:
+        splits = ", ".join(builder.info.splits)
+        raise UserError(f"the data set {name} has no split {split}, but {splits}") from error
+
+
+def prepare(name: str, data_dir: Directory = None) -> epath.Path:
+    """Makes a data set ready and returns its directory; nothing to do where it is already."""
+    found = store.find(name, data_dir)
+    if found:
+        return found
+    own = store.own(name)
+    return store.prepare_own(own, data_dir) if own else store.prepare_tfds(name, data_dir)
+
+
+def catalogue(data_dir: Directory = None) -> list[Entry]:
+    """The data sets that the experiments use, here or not, then all others that are here."""
+    here = dict(store.prepared(data_dir))
+    entries = []
+    for name in [*_KNOWN, *(name for name in here if name not in _KNOWN)]:
+        what, examples, size = _KNOWN.get(name, ("", None, None))
+        if name in here:
+            description, examples, size = store.describe(here[name])
+            what = what or description
+        get = _EMBEDDED if store.own(name) else f"jaxgen datasets prepare {name}"
+        entries.append(Entry(name, what, examples, size, here.get(name), get))
+    return entries
+
+
+def digits(data_dir: Directory = None) -> Arrays:
+    """scikit-learn's 1,797 digits, in its order.
+
+    "image" (8, 8, 1) float32 in [-1, 1], levels 0 .. 16 as level / 8 - 1; "label" int32.
+    """
+    items = in_memory(Records(load("digits", "train", data_dir), _digit))
+    order = np.argsort(items.leaves["index"])
+    return Arrays({name: items.leaves[name][order] for name in ("image", "label")})
+
+
+def digits_split(data_dir: Directory = None) -> tuple[Arrays, Arrays]:
+    """`digits` as (training, held-out): a fixed fifth of every class is held out, 359 in all."""
+    items = digits(data_dir)
+    held_out = np.zeros(len(items), bool)
+    for label in range(10):
+        members = np.flatnonzero(items.leaves["label"] == label)
+        held_out[members[shuffled(label, len(members), 0, round(len(members) / 5))]] = True
+    return (
+        Arrays(items[np.flatnonzero(~held_out)]),
+        Arrays(items[np.flatnonzero(held_out)]),
+    )
+
+
+def mnist(split: str, data_dir: Directory = None) -> Records:
+    """MNIST, "train" or "test": "image" (28, 28, 1) float32 in [-1, 1], "label" int32."""
+    return Records(load("mnist", split, data_dir), _picture)
+
+
+def cifar10(split: str, data_dir: Directory = None) -> Records:
+    """CIFAR-10, "train" or "test": "image" (32, 32, 3) float32 in [-1, 1], "label" int32."""
+    return Records(load("cifar10", split, data_dir), _picture)
+
+
+def shakespeare_text(data_dir: Directory = None) -> tuple[str, str]:
+    """tiny_shakespeare as (training, validation): nanoGPT's split, the first 90 % of characters.
+
+    TFDS's training split is that too; its validation and test halve the rest.
+    """
+    parts = [_whole_text("tiny_shakespeare", split, data_dir) for split in _SHAKESPEARE_ORDER]
+    text = "".join(parts)
+    border = int(len(text) * 0.9)
+    return text[:border], text[border:]
+
+
+def _whole_text(name: str, split: str, data_dir: Directory) -> str:
+    (record,) = load(name, split, data_dir).__getitems__([0])
+    return record["text"].decode()
+
+
+def _digit(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "image": images.to_signed(images.pixels(record["image"]), highest=16),
+        "label": np.int32(record["label"]),
+        "index": record["index"],
+    }
+
+
+def _picture(record: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "image": images.to_signed(images.pixels(record["image"])),
+        "label": np.int32(record["label"]),
+    }
