@@ -7,9 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import jaxgen.nn.attention as attention_module
 from jaxgen.errors import UserError
-from jaxgen.nn.attention import attention, cudnn_attention, splash_attention, xla_attention
+from jaxgen.nn.attention import cudnn_attention, splash_attention, xla_attention
 from jaxgen.parallel.mesh import MeshShape, make_mesh
+
+# One program a case: compiling operation by operation takes several times as long.
+attention = jax.jit(
+    attention_module.attention,
+    static_argnames=("causal", "scale", "dropout", "implementation"),
+)
 
 
 def arrays(batch=2, time=6, positions=6, heads=4, groups=4, depth=8, dtype=jnp.float32):
@@ -55,7 +62,9 @@ def test_value_and_gradient_match_jax_nn(time, causal):
     def theirs(q, k, v):
         return (jax.nn.dot_product_attention(q, k, v, is_causal=causal) * weights).sum()
 
-    ours, theirs = (jax.value_and_grad(f, (0, 1, 2))(query, key, value) for f in (ours, theirs))
+    ours, theirs = (
+        jax.jit(jax.value_and_grad(f, (0, 1, 2)))(query, key, value) for f in (ours, theirs)
+    )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-4, atol=2e-5), ours, theirs)
 
 
@@ -85,7 +94,7 @@ def test_a_query_that_sees_nothing_is_zero_with_finite_gradients():
     def total(q, k, v):
         return attention(q, k, v, mask=mask)[:, 1:].sum()
 
-    value_, gradients = jax.value_and_grad(total, (0, 1, 2))(query, key, value)
+    value_, gradients = jax.jit(jax.value_and_grad(total, (0, 1, 2)))(query, key, value)
     assert value_ == 0
     assert all(np.all(np.asarray(g) == 0) for g in gradients)
 
@@ -143,9 +152,10 @@ def test_splash_attention_matches_xla(case):
 
     def run(implementation):
         def total(q, k, v):
-            return (attention(q, k, v, implementation=implementation, **given) * weights).sum()
+            out = attention_module.attention(q, k, v, implementation=implementation, **given)
+            return (out * weights).sum()
 
-        return jax.value_and_grad(total, (0, 1, 2))(query, key, value)
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(query, key, value)
 
     kernel = run(functools.partial(splash_attention, interpret=True))
     plain = run(xla_attention)
@@ -157,7 +167,9 @@ def test_splash_attention_runs_on_every_device_by_itself():
     plain = attention(query, key, value, causal=True)
     kernel = functools.partial(splash_attention, interpret=True)
     with jax.set_mesh(make_mesh(MeshShape(data=2, fsdp=2, tensor=2))):
-        run = jax.jit(functools.partial(attention, causal=True, implementation=kernel))
+        run = jax.jit(
+            functools.partial(attention_module.attention, causal=True, implementation=kernel)
+        )
         out = run(query, key, value)
     assert len(out.sharding.device_set) == 8
     np.testing.assert_allclose(out, plain, rtol=2e-3, atol=2e-3)
@@ -173,7 +185,7 @@ def test_cudnn_attention_matches_xla(causal):
             out = attention(q, k, v, causal=causal, implementation=implementation)
             return out.astype(jnp.float32).sum()
 
-        return jax.value_and_grad(total, (0, 1, 2))(query, key, value)
+        return jax.jit(jax.value_and_grad(total, (0, 1, 2)))(query, key, value)
 
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(
