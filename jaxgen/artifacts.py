@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -15,6 +15,7 @@ from jaxtyping import Shaped
 from PIL import Image
 
 
+@runtime_checkable
 class Artifact(Protocol):
     """Something a person can look at, read or play."""
 
@@ -103,8 +104,8 @@ def grid(
 
 
 def _picture(pixels: np.ndarray, columns: int, enlarge: int) -> Image.Image:
-    sheet = np.clip(grid(np.asarray(pixels, np.float32), columns) * 255 + 0.5, 0, 255)
-    sheet = sheet.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1)
+    levels = np.clip(grid(np.asarray(pixels, np.float32), columns) * 255 + 0.5, 0, 255)
+    sheet = levels.astype(np.uint8).repeat(enlarge, 0).repeat(enlarge, 1)
     return Image.fromarray(sheet[..., 0] if sheet.shape[-1] == 1 else sheet)
 
 

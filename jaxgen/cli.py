@@ -80,7 +80,7 @@ def _train(arguments: list[str]) -> None:
 def _train_flags(file: experiment_file.ExperimentFile, setting: str) -> type:
     """One dataclass with the flags that every experiment has, and this one's own."""
     explain = tyro.conf.arg
-    names = Literal[tuple(file.settings)]  # type: ignore[valid-type]
+    names = Literal[tuple(file.settings)]
     fields: list[Any] = [
         ("setting", Annotated[names, explain(help="which of SETTINGS to start from")], setting),
         ("run", Annotated[str, explain(help="new run directory (runs/EXPERIMENT/TIME)")], ""),
@@ -294,7 +294,7 @@ def _flag_names(flags: type, prefix: str = "") -> list[str]:
             kind = kind.__origin__
         if dataclasses.is_dataclass(kind):
             nested = f"{prefix}{field.name}." if kind is field.type else ""
-            names += _flag_names(kind, nested)  # type: ignore[arg-type]
+            names += _flag_names(kind, nested)
         else:
             names.append(f"{prefix}{field.name}".replace("_", "-"))
     return names
@@ -303,7 +303,7 @@ def _flag_names(flags: type, prefix: str = "") -> list[str]:
 def _resolved_fields(kind: type) -> list[Any]:
     """The fields of a dataclass, with types instead of strings."""
     types = get_type_hints(kind, include_extras=True)
-    fields = dataclasses.fields(kind)  # type: ignore[arg-type]
+    fields = dataclasses.fields(kind)
     for field in fields:
         field.type = types[field.name]
     return list(fields)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.struct
 import jax
@@ -21,7 +21,7 @@ from jaxgen.artifacts import Artifact
 Params = Any  # nested dicts of arrays, keys are strings
 Variables = Any  # whatever no gradient moves: batch statistics, code-books, ...
 Key = jax.Array  # a typed key: jax.random.key(0)
-Batch = Mapping[str, jax.Array]
+Batch = Mapping[str, jax.Array | np.ndarray]
 Path = tuple[str, ...]  # the keys from the root of params to a leaf
 
 
@@ -96,6 +96,7 @@ class Update:
     ema: float | Callable[[Any], Any] | None = None
 
 
+@runtime_checkable
 class Items(Protocol):
     """A finite data set with random access: item i is the same whenever and wherever it is read."""
 
@@ -106,6 +107,7 @@ class Items(Protocol):
         ...
 
 
+@runtime_checkable
 class Source(Protocol):
     """An endless sequence of batches whose order depends on the seed and the step alone."""
 

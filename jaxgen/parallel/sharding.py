@@ -42,7 +42,7 @@ def unbox(tree: Any) -> Any:
     """Takes the boxes with axis names off the leaves of `tree`."""
     # Not Linen's own unbox: that one adds sharding constraints of its own inside a mesh.
     return jax.tree.map(
-        lambda leaf: leaf.value if _is_box(leaf) else leaf,  # type: ignore[attr-defined]
+        lambda leaf: leaf.value if _is_box(leaf) else leaf,
         tree,
         is_leaf=_is_box,
     )
@@ -135,7 +135,8 @@ def local_rows(batch_size: int, mesh: Mesh) -> slice:
     """Which rows of a batch this process has to read."""
     check_batch_size(batch_size, mesh)
     sharding = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    rows = [index[0] for index in sharding.addressable_devices_indices_map((batch_size,)).values()]
+    places = sharding.addressable_devices_indices_map((batch_size,))
+    rows = [index[0] for index in places.values() if index is not None]
     starts = [row.start or 0 for row in rows]
     stops = [batch_size if row.stop is None else row.stop for row in rows]
     return slice(min(starts), max(stops))

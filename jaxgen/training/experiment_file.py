@@ -88,7 +88,7 @@ def read(path: epath.Path, name: str | None = None) -> ExperimentFile:
     for needed in ("Config", "SETTINGS", "build"):
         if not hasattr(module, needed):
             raise UserError(f"{path} is no experiment: it defines no {needed}.")
-    if not dataclasses.is_dataclass(module.Config) or "default" not in module.SETTINGS:
+    if not _is_dataclass(module.Config) or "default" not in module.SETTINGS:
         raise UserError(
             f"{path} is no experiment: Config must be a dataclass, and SETTINGS have a 'default'."
         )
@@ -102,3 +102,7 @@ def read(path: epath.Path, name: str | None = None) -> ExperimentFile:
         requires=getattr(module, "REQUIRES", {}),
         _build=module.build,
     )
+
+
+def _is_dataclass(kind: Any) -> bool:
+    return isinstance(kind, type) and dataclasses.is_dataclass(kind)

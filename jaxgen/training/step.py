@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -45,7 +46,7 @@ def make_train_step(updates: Sequence[Update], key: Key) -> TrainStep:
             for name, value in measured.items():
                 metrics[f"{update.name}/{name}"] = value
             finite &= jnp.isfinite(measured["loss"]) & jnp.isfinite(measured["gradient_norm"])
-        return state.replace(step=state.step + 1), metrics, finite
+        return dataclasses.replace(state, step=state.step + 1), metrics, finite
 
     return train_step
 
@@ -100,7 +101,7 @@ def _updated(
         context = Context(batch=batch, key=key, step=state.step, variables=variables, ema=ema)
         output = update.loss(merge(moved, state.params), context)
         if output.variables is None:
-            output = output.replace(variables=variables)
+            output = dataclasses.replace(output, variables=variables)
         chex.assert_trees_all_equal_structs(output.variables, variables)
         chex.assert_trees_all_equal_shapes_and_dtypes(output.variables, variables)
         chex.assert_shape((output.value, output.weight, *output.metrics.values()), ())
@@ -123,13 +124,14 @@ def _updated(
         averages = averages | {
             update.name: optax.incremental_update(moved, averages[update.name], 1.0 - decay)
         }
-    state = state.replace(
+    state = dataclasses.replace(
+        state,
         params=merge(moved, state.params),
         variables=output.variables,
         optimizer_states=state.optimizer_states | {update.name: optimizer_state},
         ema=averages,
     )
-    measured = {"loss": output.value, "gradient_norm": optax.global_norm(gradient)}
+    measured = {"loss": output.value, "gradient_norm": optax.tree.norm(gradient)}
     return state, measured | output.metrics
 
 
@@ -156,7 +158,7 @@ def _accumulated(
         index, rows = part
         gradient, output = gradient_of(moved, variables, rows, jax.random.fold_in(key, index))
         total = jax.tree.map(lambda t, g: t + output.weight * g, total, gradient)
-        return (total, output.variables), output.replace(variables=None)
+        return (total, output.variables), dataclasses.replace(output, variables=None)
 
     zeros = jax.tree.map(jnp.zeros_like, moved)
     (total, variables), outputs = jax.lax.scan(

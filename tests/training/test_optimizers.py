@@ -1,0 +1,82 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from optax.contrib import MuonDimensionNumbers
+
+from jaxgen.errors import UserError
+from jaxgen.training import optimizers
+
+
+def scanned_parameters():
+    return {
+        "layers": {
+            "dense": {"kernel": jnp.full((3, 4, 8), 0.5), "bias": jnp.ones((3, 8))},
+        },
+        "token": {"embedding": jnp.ones((10, 4))},
+        "norm": {"scale": jnp.ones(4)},
+    }
+
+
+@pytest.mark.parametrize("make", [optimizers.adamw, optimizers.lion, optimizers.adafactor])
+def test_only_weights_decay(make):
+    params = scanned_parameters()
+    optimizer = make(0.1, weight_decay=0.5)
+    zero = jax.tree.map(jnp.zeros_like, params)
+    moves, _ = optimizer.update(zero, optimizer.init(params), params)
+    moved = jax.tree.map(lambda m: bool(np.any(np.abs(m) > 1e-9)), moves)
+    assert moved == {
+        "layers": {"dense": {"kernel": True, "bias": False}},
+        "token": {"embedding": True},
+        "norm": {"scale": False},
+    }
+
+
+def test_clipping_bounds_the_norm_over_all_leaves():
+    optimizer = optimizers.clipped(optax.sgd(1.0), 2.0)
+    gradient = {"a": jnp.array([30.0]), "b": jnp.array([40.0])}
+    moves, _ = optimizer.update(gradient, optimizer.init(gradient))
+    np.testing.assert_allclose([moves["a"][0], moves["b"][0]], [-1.2, -1.6], rtol=1e-6)
+
+
+def kernels_of_layers(path):
+    if path[0] == "layers" and path[-1] == "kernel":
+        return MuonDimensionNumbers(1, 2)
+    return None
+
+
+def test_muon_takes_scanned_kernels_layer_by_layer_and_nothing_else():
+    params = scanned_parameters()
+    optimizer = optimizers.muon(1.0, kernels_of_layers, adam_learning_rate=0.0)
+    gradient = jax.tree.map(
+        lambda leaf: jax.random.normal(jax.random.key(leaf.size), leaf.shape), params
+    )
+    moves, _ = optimizer.update(gradient, optimizer.init(params), params)
+    for left_to_adam in (moves["token"], moves["norm"], moves["layers"]["dense"]["bias"]):
+        assert not any(np.any(leaf) for leaf in jax.tree.leaves(left_to_adam))
+    # Newton–Schulz brings each layer's singular values near 1, times √(output/input).
+    for layer in moves["layers"]["dense"]["kernel"]:
+        values = np.linalg.svd(np.asarray(layer), compute_uv=False) / np.sqrt(8 / 4)
+        assert values.min() > 0.6 and values.max() < 1.4
+    # Each layer on its own: the same matrix alone moves the same way.
+    alone = optimizers.muon(1.0, lambda path: MuonDimensionNumbers(0, 1), adam_learning_rate=0.0)
+    one = {"kernel": gradient["layers"]["dense"]["kernel"][1]}
+    move, _ = alone.update(one, alone.init(one), one)
+    np.testing.assert_allclose(move["kernel"], moves["layers"]["dense"]["kernel"][1], atol=1e-5)
+
+
+def test_muon_without_matrices_is_refused():
+    with pytest.raises(UserError, match="no matrices"):
+        optimizers.muon(1.0, lambda path: None, adam_learning_rate=0.1).init(scanned_parameters())
+
+
+def test_schedules_meet_their_corners():
+    cosine = optimizers.warmup_cosine(1.0, steps=100, warmup=10, final=0.1)
+    assert cosine(0) == pytest.approx(1 / 11)
+    assert cosine(10) == pytest.approx(1.0)
+    assert cosine(100) == pytest.approx(0.1)
+    trapezoid = optimizers.warmup_stable_decay(1.0, steps=100, warmup=10, decay=20)
+    assert [float(trapezoid(n)) for n in (10, 50, 80)] == [1.0, 1.0, 1.0]
+    assert trapezoid(90) == pytest.approx(0.5)
+    assert trapezoid(100) == pytest.approx(0.0)
