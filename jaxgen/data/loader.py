@@ -6,11 +6,13 @@ whole position in the data is one number: the step.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
@@ -35,14 +37,15 @@ class Batches(Iterator[Batch]):
     """
 
     def __init__(self, elements: Any) -> None:
-        self._elements = elements
+        self._elements = [elements]
+        self._stop = weakref.finalize(self, _stop, self._elements)  # when forgotten, and at exit
 
     def __next__(self) -> Batch:
-        return next(self._elements)
+        return next(self._elements[0])
 
     def close(self) -> None:
         """Stops threads and processes; harmless when done twice."""
-        self._elements.close()
+        self._stop()
 
     def __enter__(self) -> Batches:
         return self
@@ -91,6 +94,13 @@ def load_batches(
             worker_init_fn=_live_as_long_as_the_parent,
         )
     return Batches(iter(batches))
+
+
+def _stop(elements: list[Any]) -> None:
+    elements[0].close()
+    elements[0] = iter(())
+    # Grain's iterators sit in a cycle; collected at exit, they would find their modules gone.
+    gc.collect()
 
 
 @dataclass(frozen=True)

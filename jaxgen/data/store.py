@@ -14,8 +14,11 @@ import json
 import os
 import re
 import shutil
+import socket
 import tempfile
-from collections.abc import Iterator
+import urllib.parse
+import urllib.request
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import tensorflow_datasets as tfds
@@ -160,6 +163,7 @@ def prepare_tfds(name: str, data_dir: epath.PathLike | None = None) -> epath.Pat
         )
     try:
         builder = tfds.builder(name, data_dir=directory, file_format="array_record")
+        _check_network(builder.url_infos or {})
         builder.download_and_prepare()
     except ImportError as error:
         raise UserError(
@@ -180,6 +184,13 @@ def _write_protected(directory: Path) -> bool:
     """Whether the nearest directory that exists lets nobody write: root too leaves it alone."""
     nearest = next(place for place in [directory, *directory.parents] if place.exists())
     return not nearest.stat().st_mode & 0o222
+
+
+def _check_network(urls: Iterable[str]) -> None:
+    """Raises OSError where a data set's host can't be found: TFDS would retry for minutes."""
+    if not urllib.request.getproxies():  # a proxy looks names up by itself
+        for host in {urllib.parse.urlsplit(url).hostname for url in urls}:
+            socket.getaddrinfo(host, None)
 
 
 def _children(directory: epath.Path) -> list[epath.Path]:

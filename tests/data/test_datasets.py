@@ -167,7 +167,7 @@ def test_a_failing_preparation_is_one_sentence(monkeypatch):
     """With TensorFlow there but, say, no network."""
 
     class Builder:
-        data_dir = ""
+        data_dir, url_infos = "", None
 
         def download_and_prepare(self):
             raise ConnectionError("no route to host\nand forty more lines")
@@ -177,6 +177,23 @@ def test_a_failing_preparation_is_one_sentence(monkeypatch):
     with pytest.raises(UserError, match=r"ConnectionError: no route to host.*network") as error:
         datasets.prepare("cifar10")
     assert "\n" not in str(error.value)
+
+
+def test_without_network_it_is_said_at_once(monkeypatch):
+    """TFDS's own retries would take minutes."""
+
+    class Builder:
+        url_infos = {"https://data.example/archive.zip": None}  # noqa: RUF012
+
+    def no_name(host, port):
+        raise OSError(f"can't find {host}")
+
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: object())
+    monkeypatch.setattr("tensorflow_datasets.builder", lambda *_, **__: Builder())
+    monkeypatch.setattr("urllib.request.getproxies", dict)
+    monkeypatch.setattr("socket.getaddrinfo", no_name)
+    with pytest.raises(UserError, match=r"can't find data\.example.*check the network"):
+        datasets.prepare("cifar10")
 
 
 def test_unknown_names_and_splits_are_named(own_sets):

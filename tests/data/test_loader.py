@@ -124,6 +124,30 @@ def test_close_stops_the_threads():
     for thread in started:
         thread.join(5)
         assert not thread.is_alive()
+    with pytest.raises(StopIteration):
+        next(batches)
+
+
+FORGOTTEN = """
+import numpy as np
+from jaxgen.data.loader import load_batches
+from jaxgen.data.sources import Arrays, Shuffled
+if __name__ == "__main__":
+    source = Shuffled(Arrays({"i": np.arange(9)}), 2, 0)
+    forgotten = load_batches(source, 0, slice(0, 2), 1, workers=1)
+    closed = load_batches(source, 0, slice(0, 2), 1, workers=1)
+    next(forgotten), next(closed)
+    closed.close()
+"""
+
+
+def test_the_end_of_a_process_is_quiet(tmp_path):
+    """Whether its batches were closed or forgotten."""
+    script = tmp_path / "forgotten.py"
+    script.write_text(FORGOTTEN)
+    command = [sys.executable, str(script)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 ORPHAN = """
