@@ -72,7 +72,7 @@ def assert_same(one, other) -> None:
             np.testing.assert_array_equal(a[name], b[name])
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(
     first=st.integers(0, 10**6),
     repeats=st.integers(1, 3),
