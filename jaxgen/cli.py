@@ -9,7 +9,8 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -108,19 +109,12 @@ def _resume(arguments: list[str]) -> None:
 def _carry_on(run: RunDirectory) -> None:
     """Trains to the end and says where everything lies, or how to go on."""
     began = time.time()
-    if "://" not in str(run.path):
-        to_file = logging.FileHandler(str(run.path / "log.txt"))
-        to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-        to_file.setLevel(logging.DEBUG)
-        log.addHandler(to_file)
     try:
-        scores = runs.carry_on(run)
+        with _logged_to(run):
+            scores = runs.carry_on(run)
     except Interrupted as stopped:
         log.info("Stopped after step %d; everything is saved. To go on:", stopped.step)
         log.info("  jaxgen resume %s", run.path)
-        raise
-    except UserError as mistake:
-        log.debug("%s", mistake)
         raise
     pictures = sorted((run.path / "samples").iterdir()) if (run.path / "samples").exists() else []
     checkpoints = sorted(int(c.name) for c in run.checkpoints.iterdir() if c.name.isdigit())
@@ -136,6 +130,25 @@ def _carry_on(run: RunDirectory) -> None:
     log.info("Next:")
     log.info("  jaxgen sample %s --help", run.path)
     log.info("  jaxgen evaluate %s", run.path)
+
+
+@contextmanager
+def _logged_to(run: RunDirectory) -> Iterator[None]:
+    """Keeps all that is said, and every progress line, in the run's `log.txt` too."""
+    if "://" in str(run.path):  # no appending on object storage
+        yield
+        return
+    to_file = logging.FileHandler(str(run.path / "log.txt"))
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(to_file)
+    try:
+        yield
+    except (UserError, Interrupted) as ended:
+        log.debug("%s", ended)
+        raise
+    finally:
+        log.removeHandler(to_file)
+        to_file.close()
 
 
 def _sample(arguments: list[str]) -> None:
@@ -217,7 +230,10 @@ def _datasets(arguments: list[str]) -> None:
             "they are here, and how to get them; `prepare` gets one."
         )
     for entry in datasets.catalogue():
-        _say(entry.line())
+        size = [f"{entry.examples:,} examples"] if entry.examples is not None else []
+        size += [f"{entry.bytes / 1e6:,.1f} MB"] if entry.bytes is not None else []
+        _say(f"{entry.name:20} {entry.what}" + (f" ({', '.join(size)})" if size else ""))
+        _say(" " * 21 + (f"here: {entry.path}" if entry.path else f"not here; {entry.get}"))
 
 
 def _command(name: str) -> Callable[[list[str]], None]:
@@ -320,13 +336,11 @@ def _say(text: str) -> None:
 
 def _prepare_process() -> None:
     """Plain messages, quiet libraries, and compiled programs kept from one command to the next."""
-    if not log.handlers:
-        to_terminal = logging.StreamHandler(sys.stderr)
-        to_terminal.setLevel(logging.INFO)
-        to_terminal.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(to_terminal)
-        log.setLevel(logging.DEBUG)
-        log.propagate = False
+    to_terminal = logging.StreamHandler(sys.stderr)
+    to_terminal.setLevel(logging.INFO)
+    to_terminal.setFormatter(logging.Formatter("%(message)s"))
+    log.handlers = [to_terminal]
+    log.setLevel(logging.DEBUG)
     # Orbax logs the whole traceback of what we tell in a sentence.
     absl.logging.set_verbosity(absl.logging.FATAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

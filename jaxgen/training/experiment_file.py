@@ -45,7 +45,14 @@ class ExperimentFile:
         return pydantic.TypeAdapter(self.config_type).dump_python(config, mode="json")
 
     def config_from_json(self, values: Mapping[str, Any]) -> Any:
-        """The `Config` that `config_to_json` wrote."""
+        """The `Config` that `config_to_json` wrote.
+
+        Raises:
+            ValueError: if it isn't one.
+        """
+        known = {field.name for field in dataclasses.fields(self.config_type)}
+        if not known >= set(values):
+            raise ValueError(f"Config has no {', '.join(sorted(set(values) - known))}")
         return pydantic.TypeAdapter(self.config_type).validate_python(dict(values))
 
 

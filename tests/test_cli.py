@@ -1,0 +1,120 @@
+"""Every mistake gets one sentence and a non-zero exit; every command works on a real run."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from jaxgen.cli import main
+
+TOY = str(Path(__file__).parent / "training" / "toy.py")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = str(tmp_path_factory.mktemp("cli") / "run")
+    main(["train", TOY, "--setting", "tiny", "--run", directory, "--learning-rate", "0.5"])
+    return directory
+
+
+def refused(capsys, *arguments, status=1):
+    with pytest.raises(SystemExit) as stopped:
+        main(list(arguments))
+    assert stopped.value.code == status
+    said = capsys.readouterr().err
+    assert "Traceback" not in said
+    return said
+
+
+def test_flags_and_settings_reach_the_run(run):
+    content = json.loads(Path(run, "config.json").read_text())
+    assert content["setting"] == "tiny"
+    assert content["config"]["steps"] == 4 and content["config"]["learning_rate"] == 0.5
+
+
+def test_training_ends_with_where_everything_lies(tmp_path, capsys):
+    main(["train", TOY, "--setting", "tiny", "--run", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    for name in ("samples/0000004/numbers.txt", "scores.json", "checkpoints/4"):
+        assert str(tmp_path / "run" / name) in said
+        assert (tmp_path / "run" / name).exists()
+    assert f"jaxgen sample {tmp_path / 'run'}" in said
+
+
+def test_sampling(run, capsys, tmp_path):
+    main(["sample", run, "--count", "2", "--seed", "5", "--output", str(tmp_path / "drawn")])
+    first = capsys.readouterr().out
+    assert str(tmp_path / "drawn.txt") in first
+    main(["sample", run, "numbers", "--count", "2", "--seed", "5", "--checkpoint", "last"])
+    assert capsys.readouterr().out.splitlines()[0] == first.splitlines()[0]
+    main(["sample", run, "--count", "2", "--seed", "6"])
+    assert capsys.readouterr().out.splitlines()[0] != first.splitlines()[0]
+
+
+def test_evaluating_recomputes_the_scores(run, capsys):
+    before = json.loads(Path(run, "scores.json").read_text())
+    main(["evaluate", run, "--checkpoint", "last"])
+    assert "weights/sum" in capsys.readouterr().out
+    assert json.loads(Path(run, "scores.json").read_text()) == before
+
+
+def test_help_documents_every_number(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["train", TOY, "--help"])
+    assert stopped.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "--learning-rate FLOAT Adam's (default: 0.02)" in said
+    assert "--mesh.fsdp" in said and "--setting {default,tiny}" in said
+
+
+def test_datasets_lists_what_there_is(capsys):
+    main(["datasets"])
+    said = capsys.readouterr().out
+    for name in ("digits", "mnist", "cifar10", "tiny_shakespeare"):
+        assert name in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["trian"], "no command 'trian'; there are train, resume, sample, evaluate, datasets"),
+        (["train", "digits_flw"], "did you mean experiments/digits_flow.py?"),
+        (["train", TOY, "--stepz", "3"], "no flag --stepz (did you mean --steps?)"),
+        (["train", TOY, "--mesh.date", "3"], "did you mean --mesh.data?"),
+        (["train", TOY, "--setting", "tinny"], "no setting 'tinny'"),
+        (["train", TOY, "--mesh.data", "3"], "does not fit 8 devices"),
+        (["resume", "nowhere"], "There is no run directory nowhere"),
+        (["sample", "tests"], "is not a run directory"),
+        (["evaluate", "nowhere"], "There is no run directory nowhere"),
+    ],
+)
+def test_mistakes(capsys, monkeypatch, arguments, said):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    assert said in refused(capsys, *arguments)
+
+
+def test_a_value_of_another_type(capsys):
+    assert "--steps" in refused(capsys, "train", TOY, "--steps", "many", status=2)
+
+
+def test_mistakes_about_a_run(run, capsys, tmp_path):
+    assert "already holds a run of 'toy'" in refused(capsys, "train", TOY, "--run", run)
+    assert "no sampler 'nombers'" in refused(capsys, "sample", run, "nombers")
+    assert "no checkpoint 3" in refused(capsys, "sample", run, "--checkpoint", "3")
+    copy = tmp_path / "copy"
+    shutil.copytree(run, copy)
+    config = json.loads((copy / "config.json").read_text())
+    config["config"]["wdith"] = 3
+    (copy / "config.json").write_text(json.dumps(config))
+    assert "does not fit its experiment" in refused(capsys, "resume", str(copy))
+    (copy / "config.json").write_text("{half")
+    assert "can't be read" in refused(capsys, "resume", str(copy))
+
+
+def test_files_that_are_no_experiments(tmp_path, capsys):
+    broken = tmp_path / "broken.py"
+    broken.write_text("def build(:\n")
+    assert "broken.py can't be run: SyntaxError" in refused(capsys, "train", str(broken))
+    broken.write_text("x = 1\n")
+    assert "it defines no Config" in refused(capsys, "train", str(broken))
