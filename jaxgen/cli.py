@@ -341,6 +341,7 @@ def _prepare_process() -> None:
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [to_terminal]
     log.setLevel(logging.DEBUG)
+    log.propagate = False  # TFDS gives the root logger a handler of its own
     # Orbax logs the whole traceback of what we tell in a sentence.
     absl.logging.set_verbosity(absl.logging.FATAL)
     if "JAX_COMPILATION_CACHE_DIR" not in os.environ:

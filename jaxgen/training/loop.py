@@ -144,6 +144,7 @@ def fit(
         Interrupted: after a signal, when everything is saved.
     """
     prepared = prepare(experiment, mesh)
+    log.info("%s", _described(experiment, prepared.abstract, mesh))
     scores: dict[str, float] = {}
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
@@ -243,3 +244,9 @@ def _finite(tree: Any) -> jax.Array:
 
 def _listed(values: Mapping[str, float]) -> str:
     return "  ".join(f"{name} {value:.4f}" for name, value in values.items())
+
+
+def _described(experiment: Experiment, abstract: TrainState, mesh: Mesh) -> str:
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
+    devices = f"{mesh.size} {mesh.devices.flat[0].platform} device{'s' * (mesh.size > 1)}"
+    return f"{parameters:,} parameters, {experiment.steps:,} steps on {devices}"

@@ -87,7 +87,7 @@ def create(
             f"`jaxgen resume {run.path}`, or choose another directory with --run."
         )
     if run.path.exists() and any(
-        entry.name not in ("lock", "log.txt") for entry in run.path.iterdir()
+        entry.name not in ("lock", "log.txt", "requires") for entry in run.path.iterdir()
     ):
         raise UserError(
             f"{run.path} holds files that are no run; choose an empty directory with --run."

@@ -129,7 +129,7 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
         experiment, _ = _built(run)
         mesh = make_mesh(options.mesh)
-        log.info("%s", _described(content, experiment, mesh, run))
+        log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
         final, scores = fit(
             experiment, run, mesh, resume=resuming, keep=options.keep, workers=options.workers
         )
@@ -234,15 +234,3 @@ def _finished(run: RunDirectory) -> bool:
 
 def _number(checkpoint: str | int) -> int | None:
     return int(checkpoint) if str(checkpoint).isdigit() else None
-
-
-def _described(
-    content: Mapping[str, Any], experiment: Experiment, mesh: Mesh, run: RunDirectory
-) -> str:
-    _, abstract = prepare_state(experiment, mesh)
-    size = sum(leaf.size for leaf in jax.tree.leaves(abstract.params))
-    devices = f"{mesh.size} {jax.devices()[0].platform} device{'s' * (mesh.size > 1)}"
-    return (
-        f"{content['experiment']} ({content['setting']}): {size:,} parameters, "
-        f"{experiment.steps:,} steps on {devices}, in {run.path}"
-    )
