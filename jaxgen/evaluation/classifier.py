@@ -1,0 +1,99 @@
+"""A small convolutional classifier: what asks of a sample which class it shows, and where it lies.
+
+Its feature space is its own: a distance measured in it is named for the classifier ("digits
+classifier Fréchet distance") and compares with nothing but itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, Int
+
+from jaxgen.experiment import Context, Loss, Output, Params
+from jaxgen.nn.convolution import convolution, group_norm
+
+Picture = Float[Array, "batch height width channels"]
+
+
+class Classifier(nn.Module):
+    """Convolutions, the resolution halved after each level, then features, then logits.
+
+    classes: of the label.
+    widths: channels of each level.
+    features: width of the feature layer.
+    dropout: before the features; active where a "dropout" key is passed.
+    """
+
+    classes: int
+    widths: Sequence[int] = (32, 64)
+    features: int = 64
+    dropout: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self, picture: Picture
+    ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch features"]]:
+        """Pictures in [-1, 1] -> logits and the features that they are linear in."""
+        for level, width in enumerate(self.widths):
+            for index in range(2):
+                picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
+                picture = nn.relu(group_norm(width, name=f"norm_{level}_{index}")(picture))
+            picture = nn.max_pool(picture, (2, 2), strides=(2, 2))
+        flat = picture.reshape(picture.shape[0], -1)
+        flat = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(flat)
+        features = nn.Dense(
+            self.features,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, "mlp")),
+            name="features",
+        )(flat)
+        logits = nn.Dense(
+            self.classes,
+            kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("mlp", None)),
+            name="logits",
+        )(nn.relu(features))
+        return logits, features
+
+
+def classification_loss(network: nn.Module) -> Loss:
+    """Cross entropy in nats over a batch of "image" and "label"; logs "accuracy"."""
+
+    def loss(params: Params, context: Context) -> Output:
+        label = context.batch["label"]
+        logits, _ = network.apply(
+            {"params": params}, context.batch["image"], rngs={"dropout": context.key}
+        )
+        value = optax.softmax_cross_entropy_with_integer_labels(logits, label).mean()
+        accuracy = jnp.mean((jnp.argmax(logits, -1) == label).astype(jnp.float32))
+        return Output(value=value, weight=label.shape[0], metrics={"accuracy": accuracy})
+
+    return loss
+
+
+def read(
+    network: nn.Module, params: Params, pictures: np.ndarray, batch_size: int = 256
+) -> tuple[Int[np.ndarray, "count"], Float[np.ndarray, "count features"]]:
+    """Labels and features of (count, height, width, channels) pictures in [-1, 1], on the host."""
+    labels, features = [], []
+    for start in range(0, len(pictures), batch_size):
+        chunk = pictures[start : start + batch_size]
+        # The last batch is filled up, so that one compiled function serves all.
+        filled = np.concatenate(
+            [chunk, np.zeros_like(pictures[:1]).repeat(batch_size - len(chunk), 0)]
+        )
+        logits, some = _apply(network, params, filled)
+        labels.append(np.argmax(np.asarray(logits), -1)[: len(chunk)])
+        features.append(np.asarray(some)[: len(chunk)])
+    return np.concatenate(labels), np.concatenate(features)
+
+
+@partial(jax.jit, static_argnums=0)
+def _apply(network: nn.Module, params: Params, pictures: Any) -> Any:
+    return network.apply({"params": params}, pictures)
