@@ -32,12 +32,14 @@ class TokenEmbedding(nn.Module):
 
     def scores(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocabulary"]:
         """Products with every token's vector, in float32: tied weights (Press & Wolf 2017)."""
-        return jnp.einsum(
-            "...d,vd->...v",
-            x.astype(self.dtype),
+        # Flattened for the same reason as in `Linear`.
+        scores = jnp.einsum(
+            "nd,vd->nv",
+            x.astype(self.dtype).reshape(-1, self.width),
             self.embedding.astype(self.dtype),
             preferred_element_type=jnp.float32,
         )
+        return scores.reshape(*x.shape[:-1], self.vocabulary)
 
 
 class PositionEmbedding(nn.Module):

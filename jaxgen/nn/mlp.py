@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +11,29 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.nn.linear import Linear
+
 Activation = Callable[[Array], Array]
 
 
+@jax.custom_jvp
 def gelu(x: Array) -> Array:
     """The Gaussian error linear unit, exact (Hendrycks & Gimpel 2016)."""
-    return jax.nn.gelu(x, approximate=False)
+    # By erf: jax.nn.gelu's erfc is more exact far below 0, by less than 1e-6, and on a CPU takes
+    # twice as long.
+    return x * _normal_distribution(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    below = _normal_distribution(x)
+    density = jnp.exp(-0.5 * jnp.square(x)) / math.sqrt(2 * math.pi)
+    return x * below, tangent * (below + x * density)
+
+
+def _normal_distribution(x: Array) -> Array:
+    return 0.5 * (1 + jax.lax.erf(x / math.sqrt(2)))
 
 
 def gelu_tanh(x: Array) -> Array:
@@ -41,9 +59,9 @@ class MLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
         """Maps each position by itself."""
-        hidden = _dense(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
+        hidden = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
         hidden = self.activation(hidden)
-        down = _dense(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
+        down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
 
 
@@ -60,22 +78,16 @@ class GatedMLP(nn.Module):
     @nn.compact
     def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
         """Maps each position by itself."""
-        gate = _dense(self, "gate", self.hidden, self.initializer, ("embed", "mlp"))(x)
-        up = _dense(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
+        gate = _linear(self, "gate", self.hidden, self.initializer, ("embed", "mlp"))(x)
+        up = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
         hidden = self.activation(gate) * up
-        down = _dense(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
+        down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
 
 
-def _dense(
+def _linear(
     module: MLP | GatedMLP, name: str, features: int, initializer: Any, names: tuple[str, str]
-) -> nn.Dense:
-    return nn.Dense(
-        features,
-        use_bias=module.bias,
-        dtype=module.dtype,
-        kernel_init=nn.with_logical_partitioning(initializer, names),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, names[1:]),
-        name=name,
-        parent=module,
+) -> Linear:
+    return Linear(
+        (features,), names, 1, module.bias, initializer, module.dtype, name=name, parent=module
     )

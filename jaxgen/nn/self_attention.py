@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.attention import attention
+from jaxgen.nn.linear import Linear
 from jaxgen.nn.rotary import Angles, rotate
 from jaxgen.nn.visibility import Implementation
 
@@ -109,30 +110,20 @@ class SelfAttention(nn.Module):
             dropout_key=self.make_rng("dropout") if dropout > 0 else None,
             implementation=self.implementation,
         )
-        out = nn.DenseGeneral(
-            x.shape[-1],
-            axis=(-2, -1),
-            use_bias=self.bias,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                self.output_initializer, ("heads", "head_dim", "embed")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("embed",)),
+        out = Linear(
+            (x.shape[-1],),
+            ("heads", "head_dim", "embed"),
+            2,
+            self.bias,
+            self.output_initializer,
+            self.dtype,
             name="out",
         )(out)
         return out, cache
 
-    def _project(self, name: str, heads: int, depth: int) -> nn.DenseGeneral:
-        return nn.DenseGeneral(
-            (heads, depth),
-            use_bias=self.bias,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                self.initializer, ("embed", "heads", "head_dim")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("heads", "head_dim")),
-            name=name,
-        )
+    def _project(self, name: str, heads: int, depth: int) -> Linear:
+        names = ("embed", "heads", "head_dim")
+        return Linear((heads, depth), names, 1, self.bias, self.initializer, self.dtype, name=name)
 
 
 def _written(

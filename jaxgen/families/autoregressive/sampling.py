@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,7 @@ from jaxgen.families.autoregressive.decoding import Choice, Decoding, decode, sa
 from jaxgen.families.autoregressive.logits import composed, min_p, temperature, top_k, top_p
 
 
+@runtime_checkable
 class Tokenizer(Protocol):
     """Text to tokens and back."""
 

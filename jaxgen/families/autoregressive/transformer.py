@@ -24,6 +24,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.embedding import PositionEmbedding, TokenEmbedding
+from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import KeyValueCache, Places
 
 Tokens = Int[Array, "batch time"]
@@ -151,12 +152,8 @@ class Transformer(nn.Module):
         x = self.norm(name="norm")(x)
         if self.tied:
             return embedding.scores(x), cache
-        head = nn.Dense(
-            self.vocabulary,
-            use_bias=False,
-            dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(initializer, ("embed", "vocab")),
-            name="head",
+        head = Linear(
+            (self.vocabulary,), ("embed", "vocab"), 1, False, initializer, self.dtype, name="head"
         )
         return head(x).astype(jnp.float32), cache
 

@@ -1,0 +1,172 @@
+"""The training step of the Shakespeare settings, side by side with PyTorch on the CPU.
+
+    python benchmarks/gpt_step.py            # both settings, 2 threads each, about 2 minutes
+
+Both get the same weights and batches; loss and gradients are first checked to agree to 1e-4. A
+step is forward, backward, clipping to norm 1 and AdamW, in float32, without dropout; PyTorch runs
+eagerly, as nanoGPT trains on CPUs. Timed in turns, so that whatever else the machine does hits
+both; the numbers are medians over the turns. The larger setting's batch is cut from 64 to 16 to
+suit a CPU.
+"""
+
+import argparse
+import os
+import statistics
+import time
+from functools import partial
+
+THREADS = 2
+os.environ["OMP_NUM_THREADS"] = str(THREADS)
+os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # XLA counts what it may use
+
+import jax  # noqa: E402
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import torch  # noqa: E402
+import torch_gpt  # noqa: E402
+from torch.nn.utils import clip_grad_norm_  # noqa: E402
+
+from jaxgen.experiment import Context, Update  # noqa: E402
+from jaxgen.families.autoregressive.likelihood import network_logits, next_token_loss  # noqa: E402
+from jaxgen.families.autoregressive.transformer import Transformer  # noqa: E402
+from jaxgen.nn.mlp import MLP  # noqa: E402
+from jaxgen.nn.norm import LayerNorm  # noqa: E402
+from jaxgen.nn.self_attention import SelfAttention  # noqa: E402
+from jaxgen.training.optimizers import adamw  # noqa: E402
+from jaxgen.training.state import TrainState  # noqa: E402
+from jaxgen.training.step import make_train_step  # noqa: E402
+
+VOCABULARY = 65
+SETTINGS = {
+    "small: 4 layers, 4 heads, width 128, context 64, batch 12": (4, 4, 128, 64, 12),
+    "large: 6 layers, 6 heads, width 384, context 256, batch 16": (6, 6, 384, 256, 16),
+}
+
+
+def as_jax(model, heads, leaf):
+    """PyTorch's weights (or gradients, as `leaf` takes them) as jaxgen's tree, copied."""
+    width = model.wte.weight.shape[1]
+
+    def stacked(get):
+        return np.stack([leaf(get(block)).numpy() for block in model.blocks])
+
+    def kernel(get, *shape):
+        matrices = stacked(get).transpose(0, 2, 1)
+        return matrices.reshape(len(matrices), *shape) if shape else matrices
+
+    into = (width, heads, width // heads)
+    query, key, value = np.split(stacked(lambda block: block.c_attn.weight), 3, axis=1)
+    query, key, value = (x.transpose(0, 2, 1).reshape(-1, *into) for x in (query, key, value))
+    out = kernel(lambda block: block.attn_proj.weight, heads, width // heads, width)
+    tree = {
+        "tokens": {"embedding": leaf(model.wte.weight).numpy()},
+        "positions": {"embedding": leaf(model.wpe.weight).numpy()},
+        "norm": {"scale": leaf(model.ln_f.weight).numpy()},
+        "blocks": {
+            "attention_norm": {"scale": stacked(lambda block: block.ln_1.weight)},
+            "attention": {
+                "query": {"kernel": query},
+                "key": {"kernel": key},
+                "value": {"kernel": value},
+                "out": {"kernel": out},
+            },
+            "mlp_norm": {"scale": stacked(lambda block: block.ln_2.weight)},
+            "mlp": {
+                "up": {"kernel": kernel(lambda block: block.c_fc.weight)},
+                "down": {"kernel": kernel(lambda block: block.mlp_proj.weight)},
+            },
+        },
+    }
+    return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
+
+
+def agree(loss, params, model, heads, tokens):
+    """Stops unless loss and every gradient are the same to 1e-4 of their size."""
+    value, gradients = jax.jit(
+        jax.value_and_grad(
+            lambda params: loss(params, Context({"tokens": tokens}, None, 0, {}, params)).value
+        )
+    )(params)
+    peer = model(torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:]))
+    peer.backward()
+    assert abs(float(value) - peer.item()) < 1e-4, (float(value), peer.item())
+    theirs = as_jax(model, heads, lambda parameter: parameter.grad)
+    for (path, a), b in zip(
+        jax.tree.leaves_with_path(gradients), jax.tree.leaves(theirs), strict=True
+    ):
+        error = float(jnp.abs(a - b).max() / jnp.abs(b).max())
+        assert error < 1e-4, f"{jax.tree_util.keystr(path)}: gradients differ by {error:.1e}"
+
+
+def steps(sizes):
+    """Two functions of a number of steps that run so many and wait for them: ours and theirs."""
+    layers, heads, width, context, batch = sizes
+    torch.manual_seed(0)
+    model = torch_gpt.GPT(VOCABULARY, width, layers, heads, context, dropout=0.0)
+    peer = torch_gpt.adamw(model, rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
+    network = Transformer(
+        vocabulary=VOCABULARY,
+        width=width,
+        layers=layers,
+        attention=partial(SelfAttention, heads=heads, bias=False),
+        mlp=partial(MLP, hidden=4 * width, bias=False),
+        norm=partial(LayerNorm, bias=False),
+        learned_positions=context,
+        unroll=layers,
+    )
+    params = as_jax(model, heads, lambda parameter: parameter.detach())
+    tokens = np.random.default_rng(0).integers(VOCABULARY, size=(batch, context + 1))
+    loss = next_token_loss(network_logits(network))
+    agree(loss, params, model, heads, tokens)
+
+    optimizer = adamw(1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0)
+    update = Update("gpt", loss, optimizer)
+    step = jax.jit(make_train_step([update], jax.random.key(0)), donate_argnums=0)
+    state = TrainState(jnp.int32(0), params, {}, {"gpt": optimizer.init(params)}, {})
+
+    def ours(count):
+        nonlocal state
+        for _ in range(count):
+            state, _, finite = step(state, {"tokens": tokens[None]})
+        finite.block_until_ready()
+
+    def theirs(count):
+        seen, targets = torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:])
+        for _ in range(count):
+            peer.zero_grad(set_to_none=True)
+            model(seen, targets).backward()
+            clip_grad_norm_(model.parameters(), 1.0)
+            peer.step()
+
+    return ours, theirs
+
+
+def timed(run, count):
+    """Milliseconds a step."""
+    begin = time.perf_counter()
+    run(count)
+    return (time.perf_counter() - begin) / count * 1e3
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=12)
+    parser.add_argument("--only", choices=["small", "large"])
+    chosen = parser.parse_args()
+    torch.set_num_threads(THREADS)
+    print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
+    for name, sizes in SETTINGS.items():
+        if chosen.only and not name.startswith(chosen.only):
+            continue
+        pair = steps(sizes)
+        count = 20 if name.startswith("small") else 2
+        for run in pair:
+            run(count)  # compiles, and warms up what there is to warm
+        turns = [[timed(run, count) for run in pair] for _ in range(chosen.turns)]
+        ours, theirs = (statistics.median(side) for side in zip(*turns, strict=True))
+        ratio = statistics.median(theirs / ours for ours, theirs in turns)
+        print(f"{name}\n  jaxgen {ours:8.2f} ms   PyTorch {theirs:8.2f} ms   ratio {ratio:.2f}×")
+
+
+if __name__ == "__main__":
+    main()
