@@ -7,8 +7,10 @@ os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
 ).strip()
 
-import jax  # noqa: E402  (the flags above must be set first)
-from jaxtyping import install_import_hook  # noqa: E402
+from pathlib import Path
+
+import jax
+from jaxtyping import install_import_hook
 
 install_import_hook("jaxgen", "strict_types.check")
 
@@ -16,3 +18,13 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_legacy_prng_key", "error")
 # Simulated devices share two cores: programs that run ahead starve each other's collectives.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+# One cache for this process, for those that tests start, and for the next run of the tests.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+os.environ["JAX_COMPILATION_CACHE_DIR"] = str(COMPILED)
+jax.config.update("jax_compilation_cache_dir", str(COMPILED))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# Real data: where the user has it, or beside the repository.
+_beside = Path(__file__).parent.parent.parent / "shared" / "tfds"
+if "TFDS_DATA_DIR" not in os.environ and _beside.is_dir():
+    os.environ["TFDS_DATA_DIR"] = str(_beside)

@@ -30,6 +30,7 @@ class Options:
 
     mesh: MeshShape = dataclasses.field(default_factory=MeshShape)  # how the devices share the work
     keep: int = 2  # newest checkpoints to keep, besides the best
+    checkpoint_every: int = 0  # steps between checkpoints; 0 takes the experiment's own
     workers: int = 0  # processes that read data; 0 reads in threads
 
 
@@ -127,9 +128,11 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
         if resuming:
             for difference in run_directory.changed_environment(run):
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
-        experiment, _ = _built(run)
         mesh = make_mesh(options.mesh)
+        experiment, _ = _built(run, mesh)
         log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
+        if options.checkpoint_every:
+            experiment = dataclasses.replace(experiment, checkpoint_every=options.checkpoint_every)
         final, scores = fit(
             experiment, run, mesh, resume=resuming, keep=options.keep, workers=options.workers
         )
@@ -153,8 +156,8 @@ def load(
         UserError: if the directory is no run, or has no such checkpoint.
     """
     run = run_directory.open_run(path)
-    experiment, config = _built(run)
     mesh = mesh or make_mesh(MeshShape(), jax.devices()[:1])
+    experiment, config = _built(run, mesh)
     _, abstract = prepare_state(experiment, mesh)
     checkpoints = Checkpoints(run.checkpoints, best=experiment.best, read_only=True)
     try:
@@ -191,7 +194,7 @@ def experiment_of(path: epath.PathLike) -> Experiment:
     Raises:
         UserError: if the directory is no run.
     """
-    return _built(run_directory.open_run(path))[0]
+    return _built(run_directory.open_run(path), make_mesh(MeshShape(), jax.devices()[:1]))[0]
 
 
 def evaluate(loaded: LoadedModel) -> dict[str, float]:
@@ -201,7 +204,8 @@ def evaluate(loaded: LoadedModel) -> dict[str, float]:
     return drawing.scores(loaded.experiment.evaluations, loaded.model, loaded.experiment.data, key)
 
 
-def _built(run: RunDirectory) -> tuple[Experiment, Any]:
+def _built(run: RunDirectory, mesh: Mesh) -> tuple[Experiment, Any]:
+    """The experiment and its config; models that it builds on lie on the same mesh."""
     content = run.read("config.json")
     file = experiment_file.read(
         run.path / "experiment.py",
@@ -213,7 +217,9 @@ def _built(run: RunDirectory) -> tuple[Experiment, Any]:
         raise UserError(
             f"{run.path / 'config.json'} does not fit its experiment: {error}"
         ) from error
-    required = {name: load(_required(run, place)) for name, place in content["requires"].items()}
+    required = {
+        name: load(_required(run, place), mesh=mesh) for name, place in content["requires"].items()
+    }
     return file.build(config, required), config
 
 
@@ -227,7 +233,7 @@ def _finished(run: RunDirectory) -> bool:
         return False
     saved = Checkpoints(run.checkpoints, read_only=True)
     try:
-        return bool(saved.steps()) and saved.steps()[-1] >= _built(run)[0].steps
+        return bool(saved.steps()) and saved.steps()[-1] >= experiment_of(run.path).steps
     finally:
         saved.close()
 

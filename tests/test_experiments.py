@@ -1,0 +1,82 @@
+"""Every experiment's `tiny` setting, from training to samples; once a family killed and resumed."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from jaxgen.training import drawing, experiment_file, run_directory, runs
+
+ROOT = Path(__file__).parent.parent
+EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
+NEEDS_SHAKESPEARE = {"shakespeare_gpt"}
+ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt"]
+
+
+def begin(path, directory, **changes):
+    if path.stem in NEEDS_SHAKESPEARE:
+        where = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
+        if not Path(where, "tiny_shakespeare").is_dir():
+            pytest.skip("tiny_shakespeare is not here")
+    file = experiment_file.read(epath.Path(path))
+    config = dataclasses.replace(file.settings["tiny"], **changes)
+    options = runs.Options(checkpoint_every=3)
+    return runs.begin(directory, file, "tiny", config, options, {}, [])
+
+
+@pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
+def test_trains_samples_and_scores(path, tmp_path):
+    run = begin(path, tmp_path / "run")
+    scores = runs.carry_on(run)
+    loaded = runs.load(run.path, checkpoint="last")
+    assert runs.evaluate(loaded) == pytest.approx(scores, rel=1e-3, abs=1e-3)
+    for name, sampler in loaded.experiment.samplers.items():
+        artifact = drawing.draw(sampler, sampler.request(), loaded.model)
+        files = artifact.save(tmp_path / name)
+        assert all(file.stat().length > 0 for file in files) and artifact.show()
+    lines = [json.loads(line) for line in (run.path / "metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["step"] == loaded.experiment.steps
+
+
+@pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
+def test_killed_and_resumed_is_bitwise_the_same(name, tmp_path):
+    path = ROOT / "experiments" / f"{name}.py"
+    whole = begin(path, tmp_path / "whole", steps=24)
+    runs.carry_on(whole)
+    killed = begin(path, tmp_path / "killed", steps=24)
+    process = subprocess.Popen([sys.executable, "-c", CARRY_ON, str(killed.path)])
+    deadline = time.time() + 300
+    while not list(Path(killed.checkpoints).glob("[0-9]")):  # a checkpoint before step 10
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    runs.carry_on(run_directory.open_run(killed.path))
+    assert (killed.path / "metrics.jsonl").read_text() == (whole.path / "metrics.jsonl").read_text()
+
+
+CARRY_ON = """
+import sys
+import jax
+jax.config.update("jax_cpu_enable_async_dispatch", False)
+from jaxgen.training import run_directory, runs
+runs.carry_on(run_directory.open_run(sys.argv[1]))
+"""
+
+
+def test_python_runs_an_experiment_too(tmp_path):
+    flags = ["--setting", "tiny", "--run", tmp_path / "run"]
+    done = subprocess.run(
+        [sys.executable, ROOT / "experiments/digits_classifier.py", *flags],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "scores.json").exists()
