@@ -26,27 +26,30 @@ class Linear(nn.Module):
     initializer: Any = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
 
-    @nn.compact
     def __call__(self, x: Float[Array, "*rows_and_inputs"]) -> Float[Array, "*rows_and_outputs"]:
         """Maps each row by itself."""
         rows, taken = x.shape[: -self.inputs], x.shape[-self.inputs :]
+        kernel, bias = self.weights(taken)
+        size, made = math.prod(taken), math.prod(self.outputs)
+        # One product of two matrices: with more axes, the kernel's gradient comes out transposed,
+        # and turning it and its arguments around takes a quarter of a transformer's time on CPUs.
+        y = jnp.dot(x.astype(self.dtype).reshape(-1, size), kernel.reshape(size, made))
+        if bias is not None:
+            y = y + bias.reshape(1, made)
+        return y.reshape(*rows, *self.outputs)
+
+    @nn.compact
+    def weights(self, taken: tuple[int, ...]) -> tuple[Array, Array | None]:
+        """The kernel (*taken, *outputs) for inputs of shape `taken`, and the bias (*outputs)."""
         size, made = math.prod(taken), math.prod(self.outputs)
 
         def initialize(key: Array, shape: tuple[int, ...], dtype: Any) -> Array:
             return self.initializer(key, (size, made), dtype).reshape(shape)
 
-        kernel: Any = self.param(
-            "kernel",
-            nn.with_logical_partitioning(initialize, self.names),
-            (*taken, *self.outputs),
-            jnp.float32,
-        )
-        # One product of two matrices: with more axes, the kernel's gradient comes out transposed,
-        # and turning it and its arguments around takes a quarter of a transformer's time on CPUs.
-        matrix = jnp.asarray(kernel, self.dtype).reshape(size, made)
-        y = jnp.dot(x.astype(self.dtype).reshape(-1, size), matrix)
-        if self.bias:
-            zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.names[self.inputs :])
-            bias: Any = self.param("bias", zeros, self.outputs, jnp.float32)
-            y = y + jnp.asarray(bias, self.dtype).reshape(1, made)
-        return y.reshape(*rows, *self.outputs)
+        named = nn.with_logical_partitioning(initialize, self.names)
+        kernel: Any = self.param("kernel", named, (*taken, *self.outputs), jnp.float32)
+        if not self.bias:
+            return jnp.asarray(kernel, self.dtype), None
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.names[len(taken) :])
+        bias: Any = self.param("bias", zeros, self.outputs, jnp.float32)
+        return jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)

@@ -22,7 +22,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from optax.contrib import MuonDimensionNumbers
 
+from jaxgen.experiment import Path
 from jaxgen.nn.embedding import PositionEmbedding, TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import KeyValueCache, Places
@@ -183,3 +185,15 @@ class Transformer(nn.Module):
             deterministic=deterministic,
             name="blocks",
         )
+
+
+def muon_matrices(path: Path) -> MuonDimensionNumbers | None:
+    """Which axes of a parameter are a matrix for Muon: those of the blocks' kernels, (in, out).
+
+    The first axis stacks the layers; heads and their depth count as one axis.
+    """
+    if path[0] != "blocks" or path[-1] != "kernel":
+        return None
+    if path[-3] == "mlp":
+        return MuonDimensionNumbers(1, 2)
+    return MuonDimensionNumbers((1, 2), 3) if path[-2] == "out" else MuonDimensionNumbers(1, (2, 3))
