@@ -23,6 +23,7 @@ from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.training import drawing, experiment_file, run_directory, runs
 from jaxgen.training.interruption import Interrupted
+from jaxgen.training.metrics import is_remote
 from jaxgen.training.run_directory import RunDirectory
 
 log = logging.getLogger("jaxgen")
@@ -135,7 +136,7 @@ def _carry_on(run: RunDirectory) -> None:
 @contextmanager
 def _logged_to(run: RunDirectory) -> Iterator[None]:
     """Keeps all that is said, and every progress line, in the run's `log.txt` too."""
-    if "://" in str(run.path):  # no appending on object storage
+    if is_remote(run.path):  # no appending on object storage
         yield
         return
     to_file = logging.FileHandler(str(run.path / "log.txt"))

@@ -22,6 +22,7 @@ from orbax.checkpoint import checkpoint_managers as policies
 from jaxgen.errors import UserError
 from jaxgen.experiment import Best
 from jaxgen.training.fingerprint import fingerprint
+from jaxgen.training.metrics import is_remote
 from jaxgen.training.state import TrainState
 
 PARTS = ("params", "variables", "ema", "optimizer_states")
@@ -57,7 +58,7 @@ class Checkpoints:
         read_only: changes nothing there, so a run can be sampled while it trains.
         """
         self._directory = epath.Path(directory)
-        if "://" not in str(directory):
+        if not is_remote(directory):
             self._directory = self._directory.resolve()  # Orbax takes no relative path
         self._best = best
         self._read_only = read_only

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -27,46 +26,81 @@ class MetricsWriter:
     def __init__(self, directory: epath.Path, step: int) -> None:
         """Opens the files to go on after `step`; lines past it are dropped."""
         directory.mkdir(parents=True, exist_ok=True)
-        self._files = {
-            name: _open_after(directory / name, step) for name in ("metrics.jsonl", "timing.jsonl")
-        }
-        # TensorBoard's files can't be cut; it hides what a later file says again. On object
-        # storage tensorboardX can't write, and metrics.jsonl says it all.
+        remote = is_remote(directory)
+        self._metrics = Lines(directory / "metrics.jsonl", step, appends=not remote)
+        self._timing = Lines(directory / "timing.jsonl", step, appends=not remote)
+        # TensorBoard's files can't be cut; it hides what a later file says again. tensorboardX
+        # doesn't write to object storage, and metrics.jsonl says it all.
         self._board = (
             None
-            if "://" in str(directory)
+            if remote
             else SummaryWriter(str(directory / "tensorboard"), purge_step=step + 1, flush_secs=10)
         )
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Metrics or scores of `step`, one line."""
-        self._line("metrics.jsonl", {"step": step, **values})
+        self._metrics.add({"step": step, **values})
         if self._board is not None:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
     def write_timing(self, step: int, values: Mapping[str, float]) -> None:
         """Anything that depends on the clock, one line."""
-        self._line("timing.jsonl", {"step": step, **values})
+        self._timing.add({"step": step, **values})
 
     def sync(self) -> None:
         """Makes sure the lines survive the machine before a checkpoint that follows them."""
-        for file in self._files.values():
-            file.flush()
-            # Object storage has no such thing: lines are whole there once the file is closed.
-            with contextlib.suppress(OSError, AttributeError, ValueError):
-                os.fsync(file.fileno())
+        self._metrics.sync()
+        self._timing.sync()
 
     def close(self) -> None:
         """Closes all files."""
-        for file in self._files.values():
-            file.close()
+        self._metrics.close()
+        self._timing.close()
         if self._board is not None:
             self._board.close()
 
-    def _line(self, name: str, values: Mapping[str, float]) -> None:
-        self._files[name].write(json.dumps(values) + "\n")
-        self._files[name].flush()
+
+class Lines:
+    """A `.jsonl` file that grows; only the lines up to a step survive its opening."""
+
+    def __init__(self, path: epath.Path, step: int, appends: bool) -> None:
+        """appends: the file system can; object storage can't, there `sync` writes the whole."""
+        self._path = path
+        self._kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        self._file: TextIO | None = None
+        self.sync()
+        if appends:
+            self._file = path.open("a")
+
+    def add(self, values: Mapping[str, float]) -> None:
+        """One more line; a local file has it at once."""
+        line = json.dumps(values) + "\n"
+        if self._file is None:
+            self._kept.append(line)
+        else:
+            self._file.write(line)
+            self._file.flush()
+
+    def sync(self) -> None:
+        """Makes sure that what was added survives this process and this machine."""
+        if self._file is not None:
+            os.fsync(self._file.fileno())
+            return
+        draft = self._path.parent / f".{self._path.name}.draft"
+        draft.write_text("".join(self._kept))
+        draft.replace(self._path)
+
+    def close(self) -> None:
+        """Syncs for the last time."""
+        self.sync()
+        if self._file is not None:
+            self._file.close()
+
+
+def is_remote(path: epath.PathLike) -> bool:
+    """Whether a path is on object storage (`gs://...`): no appending, no locks."""
+    return "://" in str(path)
 
 
 def read_lines(path: epath.Path) -> list[dict[str, float]]:
@@ -80,14 +114,6 @@ def read_lines(path: epath.Path) -> list[dict[str, float]]:
         except ValueError:
             break
     return lines
-
-
-def _open_after(path: epath.Path, step: int) -> TextIO:
-    kept = [line for line in read_lines(path) if line["step"] <= step]
-    draft = path.parent / f".{path.name}.draft"
-    draft.write_text("".join(json.dumps(line) + "\n" for line in kept))
-    draft.replace(path)
-    return path.open("a")
 
 
 class Progress:

@@ -26,6 +26,7 @@ import jax
 from etils import epath
 
 from jaxgen.errors import UserError
+from jaxgen.training.metrics import is_remote
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -153,7 +154,7 @@ def locked(path: epath.PathLike) -> Iterator[None]:
     Raises:
         UserError: if another process holds it.
     """
-    if "://" in str(path) or sys.platform == "win32":
+    if is_remote(path) or sys.platform == "win32":
         yield
         return
     import fcntl
