@@ -18,7 +18,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from jaxgen.experiment import Context, Loss, Output, Params
-from jaxgen.nn.convolution import convolution, group_norm
+from jaxgen.nn.convolution import GroupNorm, convolution
 
 Picture = Float[Array, "batch height width channels"]
 
@@ -45,7 +45,7 @@ class Classifier(nn.Module):
         for level, width in enumerate(self.widths):
             for index in range(2):
                 picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
-                picture = nn.relu(group_norm(width, name=f"norm_{level}_{index}")(picture))
+                picture = nn.relu(GroupNorm(name=f"norm_{level}_{index}")(picture))
             picture = nn.max_pool(picture, (2, 2), strides=(2, 2))
         flat = picture.reshape(picture.shape[0], -1)
         flat = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(flat)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
@@ -41,16 +43,57 @@ def convolution(
     )
 
 
-def group_norm(channels: int, *, dtype: Any = jnp.float32, name: str | None = None) -> nn.GroupNorm:
-    """Group normalization (Wu & He 2018): 32 groups, or groups of 4 channels where they are few."""
-    return nn.GroupNorm(
-        num_groups=min(32, max(1, channels // 4)),
-        epsilon=1e-5,
-        dtype=dtype,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("channels_out",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
-        name=name,
-    )
+class GroupNorm(nn.Module):
+    """Group normalization (Wu & He 2018): 32 groups, or groups of 4 channels where they are few.
+
+    Parameters as Flax's own. Here everything about a group is worked out on (batch, channels), and
+    the picture itself is only multiplied and added to once: on CPUs that takes half the time.
+
+    epsilon: added to the variance.
+    dtype: of the answer; the statistics are float32.
+    """
+
+    epsilon: float = 1e-5
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        picture: Picture,
+        scale: Float[Array, "batch channels"] | None = None,
+        shift: Float[Array, "batch channels"] | None = None,
+    ) -> Picture:
+        """Normalizes; given a scale and a shift for each picture, times (1 + scale) plus shift."""
+        _, height, width, channels = picture.shape
+        groups = min(32, max(1, channels // 4))
+        gain: Any = self.param(
+            "scale",
+            nn.with_logical_partitioning(nn.initializers.ones, ("channels_out",)),
+            (channels,),
+        )
+        bias: Any = self.param(
+            "bias",
+            nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
+            (channels,),
+        )
+
+        # Groups are gathered and spread by small products with this, which tells which channel is
+        # whose: a reshaped sum would be worked out anew for each place of the picture.
+        member = jnp.repeat(jnp.eye(groups), channels // groups, axis=1)
+        exact = partial(jnp.dot, precision=jax.lax.Precision.HIGHEST)
+        values = picture.astype(jnp.float32)
+        entries = height * width * channels // groups
+        mean = exact(values.sum((1, 2)), member.T) / entries
+        variance = exact(jnp.square(values).sum((1, 2)), member.T) / entries - jnp.square(mean)
+        inverse = jax.lax.rsqrt(jnp.maximum(variance, 0.0) + self.epsilon)
+        factor = exact(inverse, member * gain[None])
+        offset = bias[None] - exact(mean * inverse, member * gain[None])
+        if scale is not None:
+            factor, offset = factor * (1 + scale), offset * (1 + scale)
+        if shift is not None:
+            offset += shift
+        answer = values * factor[:, None, None] + offset[:, None, None]
+        return answer.astype(self.dtype)
 
 
 def doubled(picture: Picture) -> Float[Array, "batch 2*height 2*width channels"]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -42,7 +42,8 @@ class ImageRequest:
     seed: int = 0  # another seed draws other pictures
 
 
-class _Plan(NamedTuple):
+@dataclass(frozen=True)
+class _Plan:
     """The static part of a request: what decides the shapes of the program."""
 
     count: int

@@ -12,21 +12,12 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn.attention import attention
-from jaxgen.nn.convolution import convolution, doubled, group_norm
+from jaxgen.nn.convolution import GroupNorm, convolution, doubled
+from jaxgen.nn.linear import Linear
 from jaxgen.nn.time_embedding import sinusoidal_embedding
 
 Picture = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch embed"]
-
-
-def _dense(features: int, axes: tuple[str | None, str | None], dtype: Any, name: str) -> nn.Dense:
-    return nn.Dense(
-        features,
-        dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(nn.initializers.lecun_normal(), axes),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, axes[1:]),
-        name=name,
-    )
 
 
 class ResidualBlock(nn.Module):
@@ -46,21 +37,22 @@ class ResidualBlock(nn.Module):
     ) -> Float[Array, "batch height width {self.channels}"]:
         """Any number of channels -> `channels`."""
         incoming = picture.shape[-1]
-        hidden = nn.silu(group_norm(incoming, dtype=self.dtype, name="norm_in")(picture))
+        hidden = nn.silu(GroupNorm(dtype=self.dtype, name="norm_in")(picture))
         hidden = convolution(self.channels, dtype=self.dtype, name="convolution_in")(hidden)
-        modulation = _dense(2 * self.channels, ("embed", "channels_out"), self.dtype, "modulation")(
-            nn.silu(embedding)
+        modulation = Linear(
+            (2 * self.channels,), ("embed", "channels_out"), dtype=self.dtype, name="modulation"
         )
-        scale, shift = jnp.split(modulation[:, None, None, :], 2, axis=-1)
-        hidden = group_norm(self.channels, dtype=self.dtype, name="norm_out")(hidden)
-        hidden = nn.silu(hidden * (1 + scale) + shift)
+        scale, shift = jnp.split(modulation(nn.silu(embedding)), 2, axis=-1)
+        hidden = nn.silu(GroupNorm(dtype=self.dtype, name="norm_out")(hidden, scale, shift))
         # Without a "dropout" key there is none: sampling and evaluation just don't pass it.
         hidden = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(hidden)
         hidden = convolution(self.channels, zero=True, dtype=self.dtype, name="convolution_out")(
             hidden
         )
         if incoming != self.channels:
-            picture = convolution(self.channels, 1, dtype=self.dtype, name="shortcut")(picture)
+            picture = Linear(
+                (self.channels,), ("channels_in", "channels_out"), dtype=self.dtype, name="shortcut"
+            )(picture)
         return picture + hidden
 
 
@@ -79,32 +71,20 @@ class AttentionBlock(nn.Module):
                 f"Attention over {channels} channels can't have heads of {self.head_dim}: choose a "
                 "lowest width that head_dim divides."
             )
-        places = group_norm(channels, dtype=self.dtype, name="norm")(picture)
+        places = GroupNorm(dtype=self.dtype, name="norm")(picture)
         places = places.reshape(batch, height * width, channels)
         heads = (channels // self.head_dim, self.head_dim)
         query, key, value = (
-            nn.DenseGeneral(
-                heads,
-                dtype=self.dtype,
-                kernel_init=nn.with_logical_partitioning(
-                    nn.initializers.lecun_normal(), ("channels_in", "heads", "head_dim")
-                ),
-                bias_init=nn.with_logical_partitioning(
-                    nn.initializers.zeros, ("heads", "head_dim")
-                ),
-                name=name,
-            )(places)
+            Linear(heads, ("channels_in", "heads", "head_dim"), dtype=self.dtype, name=name)(places)
             for name in ("query", "key", "value")
         )
         mixed = attention(query, key, value)
-        mixed = nn.DenseGeneral(
-            channels,
-            axis=(-2, -1),
+        mixed = Linear(
+            (channels,),
+            ("heads", "head_dim", "channels_out"),
+            inputs=2,
+            initializer=nn.initializers.zeros,
             dtype=self.dtype,
-            kernel_init=nn.with_logical_partitioning(
-                nn.initializers.zeros, ("heads", "head_dim", "channels_out")
-            ),
-            bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
             name="output",
         )(mixed)
         return picture + mixed.reshape(picture.shape)
@@ -182,7 +162,7 @@ class UNet(nn.Module):
                 picture = convolution(width, dtype=self.dtype, name=f"upsample_{level}")(
                     doubled(picture)
                 )
-        picture = nn.silu(group_norm(width, dtype=self.dtype, name="norm_last")(picture))
+        picture = nn.silu(GroupNorm(dtype=self.dtype, name="norm_last")(picture))
         last = convolution(self.image_channels, zero=True, dtype=jnp.float32, name="last")
         return last(picture.astype(jnp.float32))
 
@@ -197,18 +177,19 @@ class UNet(nn.Module):
     ) -> Embedding:
         width = 4 * self.widths[0]
         hidden = sinusoidal_embedding(self.time_scale * time, self.widths[0])
-        hidden = _dense(width, (None, "embed"), self.dtype, "time_0")(hidden)
-        hidden = _dense(width, ("embed", "mlp"), self.dtype, "time_1")(nn.silu(hidden))
+        hidden = Linear((width,), (None, "embed"), dtype=self.dtype, name="time_0")(hidden)
+        hidden = Linear((width,), ("embed", "mlp"), dtype=self.dtype, name="time_1")(
+            nn.silu(hidden)
+        )
         if self.classes:
             told = jax.nn.one_hot(label, self.classes, dtype=self.dtype)
-            hidden += nn.Dense(
-                width,
-                use_bias=False,
-                dtype=self.dtype,
+            hidden += Linear(
+                (width,),
+                (None, "mlp"),
+                bias=False,
                 # As an embedding table: rows of unit variance, not of 1 / classes.
-                kernel_init=nn.with_logical_partitioning(
-                    nn.initializers.normal(1.0), (None, "mlp")
-                ),
+                initializer=nn.initializers.normal(1.0),
+                dtype=self.dtype,
                 name="class",
             )(told)
         return hidden

@@ -8,7 +8,7 @@ from jaxgen.errors import UserError
 from jaxgen.families.diffusion.guidance import NO_CLASS
 from jaxgen.families.diffusion.unet import AttentionBlock, ResidualBlock, UNet
 
-NETWORK = UNet(1, (8, 16), blocks=1, attention=(1,), head_dim=8, classes=3)
+NETWORK = UNet(1, (8, 16), blocks=1, head_dim=8, classes=3)
 PICTURE = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
 TIME, LABEL = jnp.array([0.2, 0.7]), jnp.array([0, 2])
 
@@ -110,6 +110,17 @@ def test_parameters_carry_their_logical_axes(boxed):
         if not isinstance(leaf, nn.LogicallyPartitioned) or len(leaf.names) != leaf.value.ndim
     ]
     assert not unnamed
+
+
+def test_the_levels_that_attend_are_chosen():
+    network = NETWORK.clone(blocks=2, attention=(1,))
+    shapes = jax.eval_shape(network.init, jax.random.key(1), PICTURE, TIME, LABEL)["params"]
+    found = {name for name in shapes if "attention" in name}
+    assert found == {"middle_attention"} | {
+        f"{way}_attention_1_{index}"
+        for way, count in (("down", 2), ("up", 3))
+        for index in range(count)
+    }
 
 
 @pytest.mark.parametrize(
