@@ -1,9 +1,12 @@
 """A small convolutional classifier of the 8×8 digits: the judge of the experiments that draw them.
 
 Paper: none; two levels of two 3×3 convolutions with group normalization, then 64 features.
+
 Command: jaxgen train experiments/digits_classifier.py
+
 Hardware and time: 2 CPU cores, 20 seconds.
-Expected: 99 % of the held-out fifth (359 digits) classified rightly.
+
+Expected: 99.7 % of the held-out fifth (359 digits) classified rightly.
 """
 
 from __future__ import annotations

