@@ -287,6 +287,7 @@ def _setting(arguments: list[str], settings: Any) -> str:
 
 def _parse(flags: type, arguments: Sequence[str], program: str, description: str = "") -> Any:
     """Flags to an instance of the dataclass `flags`; a misspelt one is refused by name."""
+    chosen: Any
     chosen, unknown = tyro.cli(
         flags,
         prog=program,
@@ -305,25 +306,16 @@ def _parse(flags: type, arguments: Sequence[str], program: str, description: str
 
 def _flag_names(flags: type, prefix: str = "") -> list[str]:
     names = []
-    for field in _resolved_fields(flags):
-        kind = field.type
+    for name, hint in get_type_hints(flags, include_extras=True).items():
+        kind: Any = hint
         while hasattr(kind, "__metadata__"):
             kind = kind.__origin__
-        if dataclasses.is_dataclass(kind):
-            nested = f"{prefix}{field.name}." if kind is field.type else ""
-            names += _flag_names(kind, nested)
+        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
+            # What is annotated here is a group of flags without a prefix of its own.
+            names += _flag_names(kind, prefix if kind is not hint else f"{prefix}{name}.")
         else:
-            names.append(f"{prefix}{field.name}".replace("_", "-"))
+            names.append(f"{prefix}{name}".replace("_", "-"))
     return names
-
-
-def _resolved_fields(kind: type) -> list[Any]:
-    """The fields of a dataclass, with types instead of strings."""
-    types = get_type_hints(kind, include_extras=True)
-    fields = dataclasses.fields(kind)
-    for field in fields:
-        field.type = types[field.name]
-    return list(fields)
 
 
 def _nearest(name: str, known: Any) -> str:

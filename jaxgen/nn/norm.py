@@ -52,4 +52,5 @@ def _vector(
     module: nn.Module, name: str, initializer: Any, width: int, rank: int
 ) -> Float[Array, "*ones width"]:
     named = nn.with_logical_partitioning(initializer, (None,))
-    return module.param(name, named, (width,), jnp.float32).reshape((1,) * (rank - 1) + (width,))
+    vector: Any = module.param(name, named, (width,), jnp.float32)
+    return vector.reshape((1,) * (rank - 1) + (width,))
