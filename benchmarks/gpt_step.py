@@ -15,32 +15,43 @@ import statistics
 import time
 from functools import partial
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+import torch
+import torch_gpt
+from torch.nn.utils import clip_grad_norm_
+
+from jaxgen.experiment import Context, Update
+from jaxgen.families.autoregressive.likelihood import network_logits, next_token_loss
+from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.mlp import MLP
+from jaxgen.nn.norm import LayerNorm
+from jaxgen.nn.self_attention import SelfAttention
+from jaxgen.training.optimizers import adamw
+from jaxgen.training.state import TrainState
+from jaxgen.training.step import make_train_step
+
 THREADS = 2
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # XLA counts what it may use
-
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch_gpt  # noqa: E402
-from torch.nn.utils import clip_grad_norm_  # noqa: E402
-
-from jaxgen.experiment import Context, Update  # noqa: E402
-from jaxgen.families.autoregressive.likelihood import network_logits, next_token_loss  # noqa: E402
-from jaxgen.families.autoregressive.transformer import Transformer  # noqa: E402
-from jaxgen.nn.mlp import MLP  # noqa: E402
-from jaxgen.nn.norm import LayerNorm  # noqa: E402
-from jaxgen.nn.self_attention import SelfAttention  # noqa: E402
-from jaxgen.training.optimizers import adamw  # noqa: E402
-from jaxgen.training.state import TrainState  # noqa: E402
-from jaxgen.training.step import make_train_step  # noqa: E402
-
 VOCABULARY = 65
 SETTINGS = {
     "small: 4 layers, 4 heads, width 128, context 64, batch 12": (4, 4, 128, 64, 12),
     "large: 6 layers, 6 heads, width 384, context 256, batch 16": (6, 6, 384, 256, 16),
 }
+
+
+def network(layers, heads, width, context):
+    """nanoGPT's network: learned positions, no biases, exact GELU, tied weights."""
+    return Transformer(
+        vocabulary=VOCABULARY,
+        width=width,
+        layers=layers,
+        attention=partial(SelfAttention, heads=heads, bias=False),
+        mlp=partial(MLP, hidden=4 * width, bias=False),
+        norm=partial(LayerNorm, bias=False),
+        learned_positions=context,
+        unroll=layers,
+    )
 
 
 def as_jax(model, heads, leaf):
@@ -104,19 +115,9 @@ def steps(sizes):
     torch.manual_seed(0)
     model = torch_gpt.GPT(VOCABULARY, width, layers, heads, context, dropout=0.0)
     peer = torch_gpt.adamw(model, rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    network = Transformer(
-        vocabulary=VOCABULARY,
-        width=width,
-        layers=layers,
-        attention=partial(SelfAttention, heads=heads, bias=False),
-        mlp=partial(MLP, hidden=4 * width, bias=False),
-        norm=partial(LayerNorm, bias=False),
-        learned_positions=context,
-        unroll=layers,
-    )
     params = as_jax(model, heads, lambda parameter: parameter.detach())
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=(batch, context + 1))
-    loss = next_token_loss(network_logits(network))
+    loss = next_token_loss(network_logits(network(layers, heads, width, context)))
     agree(loss, params, model, heads, tokens)
 
     optimizer = adamw(1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0)
@@ -153,6 +154,8 @@ def main():
     parser.add_argument("--turns", type=int, default=12)
     parser.add_argument("--only", choices=["small", "large"])
     chosen = parser.parse_args()
+    # XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
     torch.set_num_threads(THREADS)
     print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
     for name, sizes in SETTINGS.items():
