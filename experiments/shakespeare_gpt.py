@@ -42,7 +42,7 @@ class Config:
     width: int = 128  # of the residual stream
     context: int = 128  # characters seen at once
     batch: int = 16  # windows in a step
-    steps: int = 1800  # training steps
+    steps: int = 1200  # training steps
     rate: float = 3e-3  # AdamW's peak learning rate
     muon_rate: float = 0.02  # Muon's, for the blocks' matrices; 0: AdamW moves them too
     weight_decay: float = 0.1  # of matrices and embeddings
