@@ -63,7 +63,7 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
-    "tiny": Config(widths=(8, 32), steps=8, batch_size=16, warmup=2, sampling_steps=2, samples=80),
+    "tiny": Config(widths=(32,), steps=8, batch_size=16, warmup=2, sampling_steps=2, samples=80),
     "gpu": Config(
         widths=(128, 256), blocks=2, dropout=0.1, bfloat16=True, steps=10_000, batch_size=512,
         warmup=500, ema=0.9995, learning_rate=5e-4, sampling_steps=50,
