@@ -9,8 +9,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_type_hints
 
@@ -23,7 +22,6 @@ from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.training import drawing, experiment_file, run_directory, runs
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.metrics import is_remote
 from jaxgen.training.run_directory import RunDirectory
 
 log = logging.getLogger("jaxgen")
@@ -111,7 +109,7 @@ def _carry_on(run: RunDirectory) -> None:
     """Trains to the end and says where everything lies, or how to go on."""
     began = time.time()
     try:
-        with _logged_to(run):
+        with run_directory.logged(run):
             scores = runs.carry_on(run)
     except Interrupted as stopped:
         log.info("Stopped after step %d; everything is saved. To go on:", stopped.step)
@@ -131,25 +129,6 @@ def _carry_on(run: RunDirectory) -> None:
     log.info("Next:")
     log.info("  jaxgen sample %s --help", run.path)
     log.info("  jaxgen evaluate %s", run.path)
-
-
-@contextmanager
-def _logged_to(run: RunDirectory) -> Iterator[None]:
-    """Keeps all that is said, and every progress line, in the run's `log.txt` too."""
-    if is_remote(run.path):  # no appending on object storage
-        yield
-        return
-    to_file = logging.FileHandler(str(run.path / "log.txt"))
-    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
-    log.addHandler(to_file)
-    try:
-        yield
-    except (UserError, Interrupted) as ended:
-        log.debug("%s", ended)
-        raise
-    finally:
-        log.removeHandler(to_file)
-        to_file.close()
 
 
 def _sample(arguments: list[str]) -> None:

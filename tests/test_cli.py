@@ -118,3 +118,19 @@ def test_files_that_are_no_experiments(tmp_path, capsys):
     assert "broken.py can't be run: SyntaxError" in refused(capsys, "train", str(broken))
     broken.write_text("x = 1\n")
     assert "it defines no Config" in refused(capsys, "train", str(broken))
+
+
+def test_an_empty_corpus_and_a_missing_one(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    train = ["train", "shakespeare_gpt", "--setting", "tiny", "--run", str(tmp_path / "run")]
+    (tmp_path / "empty.txt").write_text("")
+    assert "empty" in refused(capsys, *train, "--corpus", str(tmp_path / "empty.txt"))
+    train[-1] = str(tmp_path / "other")
+    assert "missing.txt" in refused(capsys, *train, "--corpus", str(tmp_path / "missing.txt"))
+
+
+def test_a_data_set_that_is_not_here(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(Path(__file__).parent.parent)
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    said = refused(capsys, "train", "shakespeare_gpt", "--run", str(tmp_path / "run"))
+    assert "jaxgen datasets prepare tiny_shakespeare" in said

@@ -36,6 +36,16 @@ def read_corpus(path: epath.PathLike) -> str:
     return text
 
 
+def text_split(path: epath.PathLike, training: float = 0.9) -> tuple[str, str]:
+    """A text file's first part, to train on, and the rest, to validate.
+
+    UserError as `read_corpus`.
+    """
+    text = read_corpus(path)
+    border = int(len(text) * training)
+    return text[:border], text[border:]
+
+
 @dataclass(frozen=True)
 class Windows:
     """Every window of a long text, overlapping: item i is tokens i .. i+length.

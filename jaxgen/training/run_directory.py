@@ -13,6 +13,7 @@ log.txt  tensorboard/  samples/STEP/  checkpoints/  requires/NAME/
 from __future__ import annotations
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -27,6 +28,8 @@ from etils import epath
 
 from jaxgen.errors import UserError
 from jaxgen.training.metrics import is_remote
+
+log = logging.getLogger("jaxgen")
 
 PACKAGES = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy")
 
@@ -168,6 +171,25 @@ def locked(path: epath.PathLike) -> Iterator[None]:
                 f"Another process is training in {path}; wait for it to end, or stop it."
             ) from error
         yield
+
+
+@contextmanager
+def logged(run: RunDirectory) -> Iterator[None]:
+    """Keeps all that is said, and every progress line, in the run's `log.txt` too."""
+    if is_remote(run.path):
+        yield
+        return
+    to_file = logging.FileHandler(str(run.path / "log.txt"))
+    to_file.setFormatter(logging.Formatter("%(asctime)s %(message)s"))
+    log.addHandler(to_file)
+    try:
+        yield
+    except Exception as ended:
+        log.debug("%s: %s", type(ended).__name__, ended)
+        raise
+    finally:
+        log.removeHandler(to_file)
+        to_file.close()
 
 
 def _git(arguments: list[str]) -> str | None:
