@@ -8,9 +8,9 @@ PyTorch runs eagerly, in the memory format that suits it best (channels last), w
 optimizer. Timed in turns, so that whatever else the machine does hits both; the numbers are medians
 over the turns.
 
-Where our step's time goes (one core): 42 % convolutions and their gradients by the input, 21 % their
-gradients by the kernel (at 0.65 to 0.9 of oneDNN's speed) and 8 % turning arguments around for
-those, 9 % matrix products, 12 % normalization and SiLU, 3 % clipping, AdamW and the average.
+Where our step's time goes (one core): 42 % convolutions and their gradients by the input, 21 %
+their gradients by the kernel (at 0.65 to 0.9 of oneDNN's speed) and 8 % turning arguments around
+for those, 9 % matrix products, 12 % normalization and SiLU, 3 % clipping, AdamW and the average.
 """
 
 import argparse
