@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -69,6 +70,24 @@ jax.config.update("jax_cpu_enable_async_dispatch", False)
 from jaxgen.training import run_directory, runs
 runs.carry_on(run_directory.open_run(sys.argv[1]))
 """
+
+
+@pytest.mark.slow
+def test_killed_at_ten_random_moments(tmp_path):
+    """`kill -9` at moments drawn anew each time, until the run has got through."""
+    path = ROOT / "experiments" / "digits_classifier.py"
+    whole = begin(path, tmp_path / "whole", steps=3000)
+    subprocess.run([sys.executable, "-c", CARRY_ON, str(whole.path)], check=True)
+    killed = begin(path, tmp_path / "killed", steps=3000)
+    kills = 0
+    while kills < 10:
+        process = subprocess.Popen([sys.executable, "-c", CARRY_ON, str(killed.path)])
+        time.sleep(random.uniform(3, 9))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, "the run ended before the tenth kill"
+        kills += 1
+    subprocess.run([sys.executable, "-c", CARRY_ON, str(killed.path)], check=True)
+    assert (killed.path / "metrics.jsonl").read_text() == (whole.path / "metrics.jsonl").read_text()
 
 
 def test_python_runs_an_experiment_too(tmp_path):
