@@ -76,6 +76,7 @@ def build(config: Config) -> Experiment:
     """nanoGPT's model, data and schedule; `rotary`, `modern` and `muon_rate` make it ours."""
     training, validation = text_split(config.corpus) if config.corpus else shakespeare_text()
     tokenizer = CharacterTokenizer.from_text(training + validation)
+    windows = Windows(tokenizer.encode(training), config.context)
     held_out = tokenizer.encode(validation)
 
     attention = partial(
@@ -113,29 +114,26 @@ def build(config: Config) -> Experiment:
             adam_learning_rate=schedule(config.rate),
             **adam,
         )
+    generate = text_sampler(transformer_decoder(network, config.context), tokenizer)
+    # A corpus need not have line breaks, which passages otherwise begin with.
+    request = GenerateRequest(prompt=training[:1], tokens=300)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
         updates=[Update("gpt", likelihood.next_token_loss(logits), optimizer)],
         data={
-            "train": Shuffled(
-                Windows(tokenizer.encode(training), config.context), config.batch, config.seed
-            ),
+            "train": Shuffled(windows, config.batch, config.seed),
             "blocks": Blocks(held_out, config.context),
             "windows": Windows(held_out, config.context),
         },
         steps=config.steps,
         seed=config.seed,
         network=network,
-        samplers={
-            "generate": text_sampler(transformer_decoder(network, config.context), tokenizer)
-        },
+        samplers={"generate": generate},
         evaluations=[
             Evaluation("validation", likelihood.full_pass(logits, "blocks"), config.evaluate_every),
             Evaluation("estimate", likelihood.random_estimate(logits, "windows", config.batch)),
         ],
-        previews=[
-            Preview("passage", "generate", GenerateRequest(tokens=300), config.evaluate_every)
-        ],
+        previews=[Preview("passage", "generate", request, config.evaluate_every)],
         best=Best("validation/nats"),
         checkpoint_every=config.evaluate_every,
         unit="characters",

@@ -28,7 +28,7 @@ log = logging.getLogger("jaxgen")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command and exits: 0, 1 after a mistake, 2 for a flag, 128 + n after a signal."""
+    """Runs one command and exits: 0; 1 or 2 after a mistake; 128 + n after a signal."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     _prepare_process()
     try:
@@ -66,7 +66,7 @@ def _train(arguments: list[str]) -> None:
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     required = {name: getattr(chosen, name) for name in file.requires if getattr(chosen, name)}
     run = runs.begin(
-        chosen.run or f"runs/{file.name}/{stamp}",
+        chosen.run or _unused(f"runs/{file.name}/{stamp}"),
         file,
         setting,
         chosen.config,
@@ -75,6 +75,15 @@ def _train(arguments: list[str]) -> None:
         ["jaxgen", "train", *arguments],
     )
     _carry_on(run)
+
+
+def _unused(path: str) -> str:
+    """`path`, or the first of path-2, path-3, ... that isn't there: two may start in a second."""
+    number, name = 1, path
+    while epath.Path(name).exists():
+        number += 1
+        name = f"{path}-{number}"
+    return name
 
 
 def _train_flags(file: experiment_file.ExperimentFile, setting: str) -> type:
@@ -127,7 +136,8 @@ def _carry_on(run: RunDirectory) -> None:
     log.info("  scores      %s", run.path / "scores.json")
     log.info("  checkpoint  %s", run.checkpoints / str(checkpoints[-1]))
     log.info("Next:")
-    log.info("  jaxgen sample %s --help", run.path)
+    if pictures:
+        log.info("  jaxgen sample %s --help", run.path)
     log.info("  jaxgen evaluate %s", run.path)
 
 
@@ -313,6 +323,7 @@ def _prepare_process() -> None:
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
     log.handlers = [to_terminal]
     log.setLevel(logging.DEBUG)
+    logging.raiseExceptions = False  # a full disk is told once, not by every line of log.txt
     log.propagate = False  # TFDS gives the root logger a handler of its own
     # Orbax logs the whole traceback of what we tell in a sentence.
     absl.logging.set_verbosity(absl.logging.FATAL)

@@ -80,7 +80,7 @@ class Update:
     moves: "" is everything; "critic" or "decoder/head" the subtree at that path; a predicate
         `(path) -> bool` picks single leaves (adapters, freezing).
     repeats: so many updates a step, each on a fresh micro-batch.
-    every: runs in steps whose number divides by it (lazy regularization).
+    every: runs in steps every, 2·every, ... only (lazy regularization).
     accumulate: splits each micro-batch in so many, summing weighted gradients by `scan`.
     ema: decay of a moving average of the moved part, warmed up as min(decay, (1+n)/(10+n)) after
         n updates; or a schedule n -> decay, used as it is; None keeps no average.

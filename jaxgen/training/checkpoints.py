@@ -11,13 +11,13 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
-from collections.abc import Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import orbax.checkpoint as ocp
 from etils import epath
-from orbax.checkpoint import checkpoint_managers as policies
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Best
@@ -61,23 +61,13 @@ class Checkpoints:
         if not is_remote(directory):
             self._directory = self._directory.resolve()  # Orbax takes no relative path
         self._best = best
+        self._scores: dict[int, float] = {}  # the score that ranks, by step
         self._read_only = read_only
         self._half_written = [] if read_only else self._find_half_written()
-        kept: list[Any] = [policies.LatestN(keep)]
-        if best is not None:
-            kept.append(
-                policies.BestN(
-                    get_metric_fn=lambda metrics: metrics[best.score],
-                    # Orbax keeps the last of the ascending order.
-                    reverse=not best.higher_is_better,
-                    n=1,
-                    keep_checkpoints_without_metrics=False,
-                )
-            )
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(kept),
+                preservation_policy=_NewestAndBest(keep, self.best_step),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
@@ -88,6 +78,11 @@ class Checkpoints:
                 _PROGRESS: ocp.JsonCheckpointHandler(),
             },
         )
+        for step in self.steps() if best is not None else ():
+            try:
+                self._rank(step, self._progress(step)["scores"])
+            except Damaged as damage:
+                log.warning("%s It has no score.", damage)
 
     def save(self, step: int, state: TrainState, scores: Mapping[str, float]) -> None:
         """Begins to save `state` as checkpoint `step`; returns once the arrays are copied.
@@ -103,7 +98,7 @@ class Checkpoints:
             "scores": dict(scores),
             "fingerprints": {part: fingerprint(tree) for part, tree in parts.items()},
         }
-        ranked = self._best is not None and self._best.score in scores
+        self._rank(step, scores)
         try:
             self._manager.save(
                 step,
@@ -111,7 +106,6 @@ class Checkpoints:
                     **{part: ocp.args.StandardSave(tree) for part, tree in parts.items()},
                     **{_PROGRESS: ocp.args.JsonSave(progress)},
                 ),
-                metrics=dict(scores) if ranked else None,
                 force=True,
             )
         except Exception as error:
@@ -130,8 +124,12 @@ class Checkpoints:
             raise self._failed(error) from error
 
     def close(self) -> None:
-        """Lets go of the directory and of the writing threads."""
-        self._manager.close()
+        """Lets go of the directory and of the writing threads; `wait` first to hear of errors."""
+        try:
+            self._manager.close()
+        except Exception as error:
+            # Closing happens while something worse is being told: this is only said beside it.
+            log.warning("%s", self._failed(error))
 
     def steps(self) -> list[int]:
         """The whole checkpoints, oldest first."""
@@ -139,33 +137,41 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The checkpoint with the best score; None where nothing is scored."""
-        if self._best is None:
+        ranked = {step: self._scores[step] for step in self.steps() if step in self._scores}
+        if self._best is None or not ranked:
             return None
-        scored = {
-            step: self._progress(step)["scores"].get(self._best.score) for step in self.steps()
-        }
-        ranked = {step: score for step, score in scored.items() if score is not None}
         pick = max if self._best.higher_is_better else min
-        return pick(ranked, key=lambda step: ranked[step]) if ranked else None
+        return pick(ranked, key=lambda step: ranked[step])
 
     def restore(self, abstract: TrainState, parts: tuple[str, ...] = PARTS) -> Restored | None:
         """Reads the newest checkpoint that is whole into the shapes and shardings of `abstract`.
 
         Half-written and damaged ones are named in the log and passed over; damaged ones are moved
-        aside to `damaged-N`, so that the step can be saved anew. None if nothing is left.
+        aside to `damaged-N`, so that the step can be saved anew. None if there are no checkpoints.
 
         Raises:
-            UserError: if a checkpoint is of another shape; it names the first leaf that differs.
+            UserError: if a checkpoint is of another shape (it names the first leaf that differs),
+                or there are checkpoints and none can be read: then nothing is moved.
         """
         for name in self._half_written:
             log.warning("Checkpoint %s is half-written; it is skipped.", name)
+        damaged = []
         for step in reversed(self.steps()):
             try:
-                return self.restore_step(step, abstract, parts)
+                restored = self.restore_step(step, abstract, parts)
             except Damaged as damage:
                 log.warning("%s It is skipped.", damage)
-                if not self._read_only:
-                    self._set_aside(step)
+                damaged.append(step)
+                continue
+            if not self._read_only:
+                for broken in damaged:
+                    self._set_aside(broken)
+            return restored
+        if damaged:
+            raise UserError(
+                f"None of the checkpoints {sorted(damaged)} in {self._directory} can be read; mend "
+                "what keeps them from being read, or move them away to train from the start."
+            )
         return None
 
     def restore_step(
@@ -220,7 +226,7 @@ class Checkpoints:
     def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
         try:
             saved = self._manager.item_metadata(step)
-            trees = {part: saved[part] for part in wanted}
+            trees = {part: saved.get(part) for part in wanted}
         except Exception as error:
             raise Damaged(
                 step, self._directory, f"it can't be read ({_first_line(error)})"
@@ -241,6 +247,10 @@ class Checkpoints:
                         "is there and not in this experiment; take the settings that the run was "
                         "trained with."
                     )
+
+    def _rank(self, step: int, scores: Mapping[str, float]) -> None:
+        if self._best is not None and math.isfinite(scores.get(self._best.score, math.nan)):
+            self._scores[step] = scores[self._best.score]
 
     def _set_aside(self, step: int) -> None:
         target = self._directory / f"damaged-{step}"
@@ -266,6 +276,20 @@ class Checkpoints:
         return UserError(
             f"A checkpoint could not be saved in {self._directory} ({_first_line(error)}); {last}."
         )
+
+
+@dataclasses.dataclass(frozen=True)
+class _NewestAndBest:
+    """Which checkpoints stay. Orbax's own policy forgets scores when a run is resumed."""
+
+    keep: int
+    best_step: Callable[[], int | None]
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
+        """One answer a checkpoint, oldest first."""
+        steps = [checkpoint.step for checkpoint in checkpoints]
+        kept = {*sorted(steps)[-self.keep :], self.best_step()}
+        return [step in kept for step in steps]
 
 
 class Damaged(Exception):

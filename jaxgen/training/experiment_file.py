@@ -81,7 +81,10 @@ def read(path: epath.Path, name: str | None = None) -> ExperimentFile:
     Raises:
         UserError: if it can't be run, or lacks `Config`, `SETTINGS` with a default, or `build`.
     """
-    source = path.read_text()
+    try:
+        source = path.read_text()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is no Python file: {error}.") from error
     module_name = f"jaxgen_experiment_{name or path.stem}"
     module: Any = types.ModuleType(module_name)
     module.__file__ = str(path)
@@ -90,7 +93,7 @@ def read(path: epath.Path, name: str | None = None) -> ExperimentFile:
     linecache.cache[str(path)] = (len(source), None, source.splitlines(keepends=True), str(path))
     try:
         exec(compile(source, str(path), "exec"), module.__dict__)
-    except (SyntaxError, ImportError, NameError) as error:
+    except Exception as error:  # whatever an experiment's file may do wrong
         raise UserError(f"{path} can't be run: {type(error).__name__}: {error}.") from error
     for needed in ("Config", "SETTINGS", "build"):
         if not hasattr(module, needed):

@@ -29,7 +29,7 @@ def _weighted_sum(leaf: jax.Array) -> jax.Array:
         words = leaf.astype(jnp.uint32)
     else:
         bits = 8 * leaf.dtype.itemsize
-        if bits > 32:  # complex or 64-bit: an extra axis of 32-bit words
+        if bits > 32:  # 64-bit: an extra axis of 32-bit words
             words = lax.bitcast_convert_type(leaf, jnp.uint32)
         else:
             words = lax.bitcast_convert_type(leaf, jnp.dtype(f"uint{bits}")).astype(jnp.uint32)

@@ -54,8 +54,17 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
     """Works out all shapes and shardings; computes nothing yet.
 
     Raises:
-        UserError: if the batch doesn't divide over the mesh.
+        UserError: if the batch doesn't divide over the mesh, or a number of steps is below 1.
     """
+    counts = {
+        "steps": experiment.steps,
+        "log_every": experiment.log_every,
+        "checkpoint_every": experiment.checkpoint_every,
+        **{f"every of the preview {p.name!r}": p.every for p in experiment.previews},
+    }
+    for name, count in counts.items():
+        if count < 1:
+            raise UserError(f"{name} is {count}; it must be at least 1.")
     rows = local_rows(experiment.data["train"].batch_size, mesh)
     _, training, evaluation = random_keys(experiment.seed)
     create, abstract = prepare_state(experiment, mesh)
@@ -223,23 +232,26 @@ def fit(
             best_measured = experiment.best is not None and experiment.best.score in measured
             if step % experiment.checkpoint_every == 0 or last or asked_to_stop or best_measured:
                 pending.check(wait=True)
-                if not _finite(state.params):
-                    raise NotFinite(step, {"parameters": math.nan})
+                if not _finite(state):
+                    raise NotFinite(step, {"the state after it": math.nan})
                 writer.sync()
                 checkpoints.save(step, state, measured)
             if evaluations or previews or step % experiment.checkpoint_every == 0:
-                progress.skip_time()
+                progress.skip_time(step)
             if asked_to_stop and not last:
                 checkpoints.wait()
                 raise Interrupted(stop.received or 0, step)
         checkpoints.wait()
+        if stop.received is not None:  # in the last step: whoever builds on this run stops too
+            raise Interrupted(stop.received, step)
     return state, scores
 
 
 @jax.jit
 def _finite(tree: Any) -> jax.Array:
     """Whether every number in `tree` is finite."""
-    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in jax.tree.leaves(tree)]))
+    numbers = [leaf for leaf in jax.tree.leaves(tree) if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    return jnp.all(jnp.stack([jnp.all(jnp.isfinite(leaf)) for leaf in numbers]))
 
 
 def _listed(values: Mapping[str, float]) -> str:

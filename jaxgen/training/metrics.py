@@ -130,7 +130,7 @@ class Progress:
 
     def __enter__(self) -> Progress:
         """Starts the clock anew."""
-        self.skip_time()
+        self._last_time = time.perf_counter()
         return self
 
     def __exit__(
@@ -162,9 +162,9 @@ class Progress:
         sys.stderr.flush()
         return {"seconds_per_step": seconds, f"{self._unit}_per_second": self._units / seconds}
 
-    def skip_time(self) -> None:
-        """Leaves the time since the last update (evaluating, saving) out of the throughput."""
-        self._last_time = time.perf_counter()
+    def skip_time(self, step: int) -> None:
+        """Counts anew from `step`, so that evaluating and saving stay out of the throughput."""
+        self._last_step, self._last_time = step, time.perf_counter()
 
     def clear(self) -> None:
         """Ends the live line, so that other lines can follow."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import platform
 import subprocess
 import sys
@@ -90,6 +91,8 @@ def create(
             f"{run.path} already holds a run of {there['experiment']!r}: continue it with "
             f"`jaxgen resume {run.path}`, or choose another directory with --run."
         )
+    if run.path.exists() and not run.path.is_dir():
+        raise UserError(f"{run.path} is a file; choose a directory with --run.")
     if run.path.exists() and any(
         entry.name not in ("lock", "log.txt", "requires") for entry in run.path.iterdir()
     ):
@@ -127,6 +130,7 @@ def environment() -> dict[str, Any]:
         | {name: metadata.version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "devices": [str(device) for device in jax.devices()],
+        "cores": _cores(),
         "processes": jax.process_count(),
     }
 
@@ -140,9 +144,9 @@ def changed_environment(run: RunDirectory) -> list[str]:
         if then["versions"].get(name) != version
     ]
     differences += [
-        f"{key} {then[key]} → {now[key]}"
-        for key in ("platform", "devices", "processes")
-        if then[key] != now[key]
+        f"{key} {then.get(key)} → {now[key]}"
+        for key in ("platform", "devices", "cores", "processes")
+        if then.get(key) != now[key]
     ]
     return differences
 
@@ -190,6 +194,13 @@ def logged(run: RunDirectory) -> Iterator[None]:
     finally:
         log.removeHandler(to_file)
         to_file.close()
+
+
+def _cores() -> int:
+    """How many cores this process may use: one against two gives other last digits."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _git(arguments: list[str]) -> str | None:

@@ -73,7 +73,9 @@ def begin(
     Raises:
         UserError: if the directory is taken, or a required run is of another experiment.
     """
-    make_mesh(options.mesh)  # a mesh that doesn't fit shouldn't leave a directory behind
+    make_mesh(options.mesh)  # what doesn't fit shouldn't leave a directory behind
+    if options.keep < 1:
+        raise UserError(f"--keep {options.keep} would keep no checkpoint; take at least 1.")
     places = {}
     for name, needed in file.requires.items():
         needed_file = experiment_file.read(experiment_file.find(str(file.path.parent / needed)))

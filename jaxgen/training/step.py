@@ -53,7 +53,7 @@ def make_train_step(updates: Sequence[Update], key: Key) -> TrainStep:
 
 def reported(updates: Sequence[Update], metrics: Metrics, step: int) -> Metrics:
     """The metrics of the updates that ran in step `step` (counted from 0), by their `every`."""
-    ran = {update.name for update in updates if step % update.every == 0}
+    ran = {update.name for update in updates if (step + 1) % update.every == 0}
     return {name: value for name, value in metrics.items() if name.split("/")[0] in ran}
 
 
@@ -70,7 +70,7 @@ def _scheduled(
         _, measured = jax.eval_shape(run, state)
         return state, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), measured)
 
-    return jax.lax.cond(state.step % update.every == 0, run, skip, state)
+    return jax.lax.cond((state.step + 1) % update.every == 0, run, skip, state)
 
 
 def _repeated(

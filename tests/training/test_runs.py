@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 
 from jaxgen.errors import UserError
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import experiment_file, runs
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.interruption import Interrupted
@@ -137,9 +138,7 @@ def test_damaged_and_half_written_checkpoints_are_named_and_skipped(whole, tmp_p
 def test_a_checkpoint_of_another_shape_names_the_leaf(whole):
     file = experiment_file.read(epath.Path(TOY))
     wider = file.build(file.config_type(width=7), {})
-    mesh = jax.sharding.Mesh(
-        np.array(jax.devices()[:1]).reshape(1, 1, 1), ("data", "fsdp", "tensor")
-    )
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
     _, abstract = prepare_state(wider, mesh)
     saved = Checkpoints(whole.checkpoints, read_only=True)
     with pytest.raises(UserError, match=r"params/linear/kernel is float32\[5\].*float32\[7\]"):
@@ -161,6 +160,49 @@ def test_a_second_process_is_refused(tmp_path):
     with locked(run.path), pytest.raises(UserError, match="Another process is training"):
         runs.carry_on(run)
     runs.carry_on(run)  # let go, it works
+
+
+def test_the_best_checkpoint_outlives_a_resume(tmp_path):
+    from jaxgen.experiment import Best
+
+    mesh = make_mesh(MeshShape(), jax.devices()[:1])
+    file = experiment_file.read(epath.Path(TOY))
+    create, abstract = prepare_state(file.build(file.config_type(), {}), mesh)
+    scores = {3: 5.0, 6: 1.0, 9: float("nan"), 12: 4.0, 15: 3.0, 18: 2.0}
+    for step, score in scores.items():  # each opened anew, as by a resume
+        saved = Checkpoints(tmp_path, keep=2, best=Best("held_out/loss"))
+        saved.save(step, create(), {"held_out/loss": score})
+        saved.wait()
+        saved.close()
+    saved = Checkpoints(tmp_path, best=Best("held_out/loss"), read_only=True)
+    assert saved.steps() == [6, 15, 18] and saved.best_step() == 6
+    assert saved.restore(abstract).step == 18
+    saved.close()
+
+
+def test_nothing_is_moved_where_nothing_can_be_read(tmp_path):
+    run = begin(tmp_path / "run", steps=14)
+    runs.carry_on(run)
+    before = lines(run)
+    for step in ("7", "14"):
+        (run.checkpoints / step / "progress" / "metadata").write_text("{half")
+    with pytest.raises(UserError, match=r"None of the checkpoints \[7, 14\].*can be read"):
+        runs.carry_on(run)
+    assert lines(run) == before and (run.checkpoints / "14").exists()
+
+
+@pytest.mark.parametrize("numbers", [{"steps": 0}, {"steps": -3}])
+def test_steps_below_one_are_refused(tmp_path, numbers):
+    with pytest.raises(UserError, match=r"steps is .*at least 1"):
+        runs.carry_on(begin(tmp_path / "run", **numbers))
+
+
+def test_keeping_no_checkpoint_is_refused(tmp_path):
+    file = experiment_file.read(epath.Path(TOY))
+    options = runs.Options(keep=0)
+    with pytest.raises(UserError, match="would keep no checkpoint"):
+        runs.begin(tmp_path / "run", file, "tiny", file.settings["tiny"], options, {}, [])
+    assert not (tmp_path / "run").exists()
 
 
 def test_directories_that_are_no_runs(whole, tmp_path):
