@@ -7,15 +7,11 @@ classifier Fréchet distance") and compares with nothing but itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxgen.experiment import Context, Loss, Output, Params
 from jaxgen.nn.convolution import GroupNorm, convolution
@@ -75,25 +71,3 @@ def classification_loss(network: nn.Module) -> Loss:
         return Output(value=value, weight=label.shape[0], metrics={"accuracy": accuracy})
 
     return loss
-
-
-def read(
-    network: nn.Module, params: Params, pictures: np.ndarray, batch_size: int = 256
-) -> tuple[Int[np.ndarray, "count"], Float[np.ndarray, "count features"]]:
-    """Labels and features of (count, height, width, channels) pictures in [-1, 1], on the host."""
-    labels, features = [], []
-    for start in range(0, len(pictures), batch_size):
-        chunk = pictures[start : start + batch_size]
-        # The last batch is filled up, so that one compiled function serves all.
-        filled = np.concatenate(
-            [chunk, np.zeros_like(pictures[:1]).repeat(batch_size - len(chunk), 0)]
-        )
-        logits, some = _apply(network, params, filled)
-        labels.append(np.argmax(np.asarray(logits), -1)[: len(chunk)])
-        features.append(np.asarray(some)[: len(chunk)])
-    return np.concatenate(labels), np.concatenate(features)
-
-
-@partial(jax.jit, static_argnums=0)
-def _apply(network: nn.Module, params: Params, pictures: Any) -> Any:
-    return network.apply({"params": params}, pictures)
