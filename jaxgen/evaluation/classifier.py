@@ -26,18 +26,22 @@ class Classifier(nn.Module):
     widths: channels of each level.
     features: width of the feature layer.
     dropout: before the features; active where a "dropout" key is passed.
+    patch: squares of this many pixels a side become the channels of one place, before all else;
+        it must divide height and width. 2 takes a quarter of the time.
     """
 
     classes: int
     widths: Sequence[int] = (32, 64)
     features: int = 64
     dropout: float = 0.0
+    patch: int = 1
 
     @nn.compact
     def __call__(
         self, picture: Picture
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch features"]]:
-        """Pictures in [-1, 1] -> logits and the features that they are linear in."""
+        """Pictures in [-1, 1] -> logits, and the features whose relu they are linear in."""
+        picture = _folded(picture, self.patch)
         for level, width in enumerate(self.widths):
             for index in range(2):
                 picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
@@ -56,6 +60,16 @@ class Classifier(nn.Module):
             name="logits",
         )(nn.relu(features))
         return logits, features
+
+
+def _folded(
+    picture: Picture, side: int
+) -> Float[Array, "batch height//{side} width//{side} channels*{side}*{side}"]:
+    batch, height, width, channels = picture.shape
+    squares = picture.reshape(batch, height // side, side, width // side, side, channels)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, height // side, width // side, side * side * channels
+    )
 
 
 def classification_loss(network: nn.Module) -> Loss:

@@ -10,7 +10,10 @@ import numpy as np
 from jaxgen.evaluation.features import Features, Labels, Pictures, batches
 from jaxgen.evaluation.frechet import Moments, frechet_distance
 from jaxgen.evaluation.kernel_distance import kernel_distance
+from jaxgen.evaluation.modes import modes
 from jaxgen.evaluation.precision_recall import density_coverage, precision_recall
+from jaxgen.evaluation.sliced_wasserstein import sliced_wasserstein_distance
+from jaxgen.evaluation.two_sample import classifier_two_sample_test, nearest_neighbour_test
 
 # Pictures (count, height, width, channels) in [-1, 1] to labels and features, on the host:
 # `functools.partial(features.read, network, params)`, or any other network behind one function.
@@ -49,6 +52,9 @@ def image_scores(read: Read, reference: Reference, samples: Pictures) -> dict[st
     kernel = kernel_distance(reference.features, drawn.features)
     precision, recall = precision_recall(reference.features, drawn.features)
     density, coverage = density_coverage(reference.features, drawn.features)
+    told_apart = classifier_two_sample_test(reference.features, drawn.features)
+    fellows = nearest_neighbour_test(reference.features, drawn.features)
+    shown = modes(reference.labels, drawn.labels)
     return {
         "samples": float(len(drawn.features)),
         "real_items": float(len(reference.features)),
@@ -61,6 +67,15 @@ def image_scores(read: Read, reference: Reference, samples: Pictures) -> dict[st
         "recall": recall,
         "density": density,
         "coverage": coverage,
+        "sliced_wasserstein_distance": sliced_wasserstein_distance(
+            reference.features, drawn.features
+        ),
+        "two_sample_accuracy": told_apart.accuracy,
+        "two_sample_p_value": told_apart.p_value,
+        "nearest_neighbour_accuracy": fellows.accuracy,
+        "classes": float(shown.hit),
+        "class_divergence": shown.divergence,
+        "class_reverse_divergence": shown.reverse_divergence,
     }
 
 
