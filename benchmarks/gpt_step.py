@@ -4,20 +4,15 @@
 
 Both get the same weights and batches; loss and gradients are first checked to agree to 1e-4. A
 step is forward, backward, clipping to norm 1 and AdamW, in float32, without dropout; PyTorch runs
-eagerly, as nanoGPT trains on CPUs. Timed in turns, so that whatever else the machine does hits
-both; the numbers are medians over the turns. The larger setting's batch is cut from 64 to 16 to
-suit a CPU.
+eagerly, as nanoGPT trains on CPUs. The larger setting's batch is cut from 64 to 16 to suit a CPU.
 """
 
-import argparse
-import os
-import statistics
-import time
 from functools import partial
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import side_by_side
 import torch
 import torch_gpt
 from torch.nn.utils import clip_grad_norm_
@@ -32,7 +27,6 @@ from jaxgen.training.optimizers import adamw
 from jaxgen.training.state import TrainState
 from jaxgen.training.step import make_train_step
 
-THREADS = 2
 VOCABULARY = 65
 SETTINGS = {
     "small: 4 layers, 4 heads, width 128, context 64, batch 12": (4, 4, 128, 64, 12),
@@ -142,33 +136,16 @@ def steps(sizes):
     return ours, theirs
 
 
-def timed(run, count):
-    """Milliseconds a step."""
-    begin = time.perf_counter()
-    run(count)
-    return (time.perf_counter() - begin) / count * 1e3
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=12)
+    parser = side_by_side.arguments(__doc__)
     parser.add_argument("--only", choices=["small", "large"])
     chosen = parser.parse_args()
-    # XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    torch.set_num_threads(THREADS)
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
+    side_by_side.share_threads()
     for name, sizes in SETTINGS.items():
         if chosen.only and not name.startswith(chosen.only):
             continue
-        pair = steps(sizes)
         count = 20 if name.startswith("small") else 2
-        for run in pair:
-            run(count)  # compiles, and warms up what there is to warm
-        turns = [[timed(run, count) for run in pair] for _ in range(chosen.turns)]
-        ours, theirs = (statistics.median(side) for side in zip(*turns, strict=True))
-        ratio = statistics.median(theirs / ours for ours, theirs in turns)
-        print(f"{name}\n  jaxgen {ours:8.2f} ms   PyTorch {theirs:8.2f} ms   ratio {ratio:.2f}×")
+        side_by_side.compare(name, *steps(sizes), turns=chosen.turns, steps=count, warm_up=count)
 
 
 if __name__ == "__main__":

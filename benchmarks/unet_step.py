@@ -5,35 +5,26 @@
 Both get the same weights, pictures, noise and times; loss and gradients are first checked to agree
 to 1e-4. A step is forward, backward, clipping to norm 1, AdamW and a moving average, in float32.
 PyTorch runs eagerly, in the memory format that suits it best (channels last), with its fused
-optimizer. Timed in turns, so that whatever else the machine does hits both; the numbers are medians
-over the turns.
+optimizer.
 
 Where our step's time goes (one core): 42 % convolutions and their gradients by the input, 21 %
 their gradients by the kernel (at 0.65 to 0.9 of oneDNN's speed) and 8 % turning arguments around
 for those, 9 % matrix products, 12 % normalization and SiLU, 3 % clipping, AdamW and the average.
 """
 
-import argparse
-import os
-import statistics
-import time
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import side_by_side
+import torch
+import torch_unet
 
-THREADS = 2
-os.environ["OMP_NUM_THREADS"] = str(THREADS)
-os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])  # XLA counts what it may use
-
-import flax.linen as nn  # noqa: E402
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
-import torch  # noqa: E402
-import torch_unet  # noqa: E402
-
-from jaxgen.experiment import Context, Output, Update  # noqa: E402
-from jaxgen.families.diffusion.unet import UNet  # noqa: E402
-from jaxgen.training.optimizers import adamw  # noqa: E402
-from jaxgen.training.state import TrainState  # noqa: E402
-from jaxgen.training.step import make_train_step  # noqa: E402
+from jaxgen.experiment import Context, Output, Update
+from jaxgen.families.diffusion.unet import UNet
+from jaxgen.training.optimizers import adamw
+from jaxgen.training.state import TrainState
+from jaxgen.training.step import make_train_step
 
 CLASSES, EMA, HEAD_DIM = 10, 0.995, 32
 
@@ -158,30 +149,18 @@ def steps(widths, rows):
     return ours, theirs
 
 
-def timed(run, count):
-    """Milliseconds a step."""
-    begin = time.perf_counter()
-    run(count)
-    return (time.perf_counter() - begin) / count * 1e3
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--turns", type=int, default=12)
+    parser = side_by_side.arguments(__doc__)
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--rows", type=int, default=64)
     chosen = parser.parse_args()
-    torch.set_num_threads(THREADS)
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
-    pair = steps(tuple(chosen.widths), chosen.rows)
-    for run in pair:
-        run(3)  # compiles, and warms up what there is to warm
-    turns = [[timed(run, 5) for run in pair] for _ in range(chosen.turns)]
-    ours, theirs = (statistics.median(side) for side in zip(*turns, strict=True))
-    ratio = statistics.median(theirs / ours for ours, theirs in turns)
-    print(
-        f"U-Net of widths {chosen.widths}, batch {chosen.rows}\n"
-        f"  jaxgen {ours:8.2f} ms   PyTorch {theirs:8.2f} ms   ratio {ratio:.2f}×"
+    side_by_side.share_threads()
+    side_by_side.compare(
+        f"U-Net of widths {chosen.widths}, batch {chosen.rows}",
+        *steps(tuple(chosen.widths), chosen.rows),
+        turns=chosen.turns,
+        steps=5,
+        warm_up=3,
     )
 
 

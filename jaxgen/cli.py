@@ -1,9 +1,7 @@
-"""The command line: the only place that parses flags."""
+"""The command line: each command, and what it says."""
 
 from __future__ import annotations
 
-import dataclasses
-import difflib
 import errno
 import logging
 import os
@@ -11,16 +9,17 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Literal
 
 import absl.logging
 import jax
-import tyro
 from etils import epath
 
+from jaxgen import flags
 from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.training import drawing, experiment_file, run_directory, runs
+from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.interruption import Interrupted
 from jaxgen.training.run_directory import RunDirectory
 
@@ -56,8 +55,8 @@ def _train(arguments: list[str]) -> None:
             "Trains an experiment; `jaxgen train EXPERIMENT.py --help` lists its flags."
         )
     file = experiment_file.read(experiment_file.find(arguments[0]))
-    setting = _setting(arguments[1:], file.settings)
-    chosen = _parse(
+    setting = flags.setting(arguments[1:], file.settings)
+    chosen = flags.parse(
         _train_flags(file, setting),
         arguments[1:],
         program=f"jaxgen train {arguments[0]}",
@@ -86,32 +85,29 @@ def _unused(path: str) -> str:
     return name
 
 
-def _train_flags(file: experiment_file.ExperimentFile, setting: str) -> type:
-    """One dataclass with the flags that every experiment has, and this one's own."""
-    explain = tyro.conf.arg
+def _train_flags(file: ExperimentFile, setting: str) -> list[flags.Field]:
+    """The flags that every experiment has, and this one's own."""
     names = Literal[tuple(file.settings)]
-    fields: list[Any] = [
-        ("setting", Annotated[names, explain(help="which of SETTINGS to start from")], setting),
-        ("run", Annotated[str, explain(help="new run directory (runs/EXPERIMENT/TIME)")], ""),
+    return [
+        flags.flag("setting", names, setting, "which of SETTINGS to start from"),
+        flags.flag("run", str, "", "new run directory (runs/EXPERIMENT/TIME)"),
+        *(
+            flags.flag(name, str, "", f"a finished run of {needed}; left out, one is trained first")
+            for name, needed in file.requires.items()
+        ),
+        flags.group("config", file.config_type, file.settings[setting]),
+        flags.group("options", runs.Options, runs.Options()),
     ]
-    for name, needed in file.requires.items():
-        told = explain(help=f"a finished run of {needed}; left out, one is trained first")
-        fields.append((name, Annotated[str, told], ""))
-    own = Annotated[file.config_type, explain(name="")]
-    shared = Annotated[runs.Options, explain(name="")]
-    fields.append(("config", own, dataclasses.field(default=file.settings[setting])))
-    fields.append(("options", shared, dataclasses.field(default=runs.Options())))
-    return dataclasses.make_dataclass("Flags", fields, frozen=True)
 
 
 def _resume(arguments: list[str]) -> None:
-    @dataclasses.dataclass(frozen=True)
-    class Resume:
-        """Continues a run from its newest whole checkpoint, bitwise as if it had never stopped."""
-
-        run: tyro.conf.Positional[str]  # run directory
-
-    _carry_on(run_directory.open_run(_parse(Resume, arguments, "jaxgen resume").run))
+    chosen = flags.parse(
+        [flags.positional("run", str, "run directory")],
+        arguments,
+        "jaxgen resume",
+        "Continues a run from its newest whole checkpoint, bitwise as if it had never stopped.",
+    )
+    _carry_on(run_directory.open_run(chosen.run))
 
 
 def _carry_on(run: RunDirectory) -> None:
@@ -163,20 +159,20 @@ def _sample(arguments: list[str]) -> None:
     if name not in loaded_samplers:
         raise UserError(
             f"There is no sampler {name!r} in {path}; name one of {', '.join(loaded_samplers)}"
-            f"{_nearest(name, loaded_samplers)}."
+            f"{flags.nearest(name, loaded_samplers)}."
         )
 
-    own = Annotated[loaded_samplers[name].request, tyro.conf.arg(name="")]
-    flags = dataclasses.make_dataclass(
-        "Flags",
+    request = loaded_samplers[name].request
+    chosen = flags.parse(
         [
-            ("request", own, dataclasses.field(default=loaded_samplers[name].request())),
+            flags.group("request", request, request()),
             *_checkpoint_flags(),
-            ("output", Annotated[str, tyro.conf.arg(help="file name without its ending")], ""),
+            flags.flag("output", str, "", "file name without its ending"),
         ],
-        frozen=True,
+        rest,
+        f"jaxgen sample {path} {name}",
+        f"Draws samples with {name}.",
     )
-    chosen = _parse(flags, rest, f"jaxgen sample {path} {name}", f"Draws samples with {name}.")
     loaded = runs.load(path, chosen.checkpoint, chosen.ema)
     artifact = drawing.draw(loaded.experiment.samplers[name], chosen.request, loaded.model)
     stem = chosen.output or epath.Path(path) / "drawn" / (
@@ -190,9 +186,8 @@ def _sample(arguments: list[str]) -> None:
 
 def _evaluate(arguments: list[str]) -> None:
     path = _run_argument(arguments, "evaluate", "[flags]")
-    flags = dataclasses.make_dataclass("Flags", _checkpoint_flags(), frozen=True)
     told = "Computes all of an experiment's scores over its whole held-out split."
-    chosen = _parse(flags, arguments[1:], f"jaxgen evaluate {path}", told)
+    chosen = flags.parse(_checkpoint_flags(), arguments[1:], f"jaxgen evaluate {path}", told)
     loaded = runs.load(path, chosen.checkpoint, chosen.ema)
     scores = runs.evaluate(loaded)
     RunDirectory(epath.Path(path)).write(
@@ -202,12 +197,10 @@ def _evaluate(arguments: list[str]) -> None:
         _say(f"{name:44} {value:.4f}")
 
 
-def _checkpoint_flags() -> list[Any]:
-    which = tyro.conf.arg(help='"best" by the run\'s own score, "last", or a step')
-    average = tyro.conf.arg(help="use the moving averages, where there are any")
+def _checkpoint_flags() -> list[flags.Field]:
     return [
-        ("checkpoint", Annotated[str, which], dataclasses.field(default="best")),
-        ("ema", Annotated[bool, average], dataclasses.field(default=True)),
+        flags.flag("checkpoint", str, "best", '"best" by the run\'s own score, "last", or a step'),
+        flags.flag("ema", bool, True, "use the moving averages, where there are any"),
     ]
 
 
@@ -247,7 +240,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
     if name not in commands:
         raise UserError(
             f"There is no command {name!r}; there are {', '.join(commands)}"
-            f"{_nearest(name, commands)}."
+            f"{flags.nearest(name, commands)}."
         )
     return commands[name]
 
@@ -257,59 +250,6 @@ def _run_argument(arguments: list[str], command: str, rest: str) -> str:
         _say(f"usage: jaxgen {command} RUN {rest}\n\nRUN is a run directory; add --help after it.")
         sys.exit(0)
     return arguments[0]
-
-
-def _setting(arguments: list[str], settings: Any) -> str:
-    """Finds --setting before all other flags, since it gives them their defaults."""
-    for position, argument in enumerate(arguments):
-        if argument == "--setting" or argument.startswith("--setting="):
-            after = arguments[position + 1] if position + 1 < len(arguments) else ""
-            name = argument.partition("=")[2] or after
-            if name not in settings:
-                raise UserError(
-                    f"There is no setting {name!r}; there are {', '.join(settings)}"
-                    f"{_nearest(name, settings)}."
-                )
-            return name
-    return "default"
-
-
-def _parse(flags: type, arguments: Sequence[str], program: str, description: str = "") -> Any:
-    """Flags to an instance of the dataclass `flags`; a misspelt one is refused by name."""
-    chosen: Any
-    chosen, unknown = tyro.cli(
-        flags,
-        prog=program,
-        description=description or None,
-        args=list(arguments),
-        return_unknown_args=True,
-    )
-    if unknown:
-        known = [f"--{name}" for name in _flag_names(flags)]
-        raise UserError(
-            f"{program} has no flag {unknown[0]}{_nearest(unknown[0].partition('=')[0], known)}; "
-            "--help lists them."
-        )
-    return chosen
-
-
-def _flag_names(flags: type, prefix: str = "") -> list[str]:
-    names = []
-    for name, hint in get_type_hints(flags, include_extras=True).items():
-        kind: Any = hint
-        while hasattr(kind, "__metadata__"):
-            kind = kind.__origin__
-        if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-            # What is annotated here is a group of flags without a prefix of its own.
-            names += _flag_names(kind, prefix if kind is not hint else f"{prefix}{name}.")
-        else:
-            names.append(f"{prefix}{name}".replace("_", "-"))
-    return names
-
-
-def _nearest(name: str, known: Any) -> str:
-    near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def _say(text: str) -> None:

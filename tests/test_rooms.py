@@ -20,7 +20,8 @@ MAY_IMPORT = {
     "evaluation": {"nn"},
     "families": {"nn"},
     "training": {"parallel", "data.loader"},
-    "cli": {"training", "data"},
+    "flags": set(),
+    "cli": {"flags", "training", "data"},
     "experiments": {"families", "nn", "data", "evaluation", "training.optimizers", "cli"},
 }
 
@@ -70,7 +71,7 @@ def test_imports_point_one_way(path):
     ("package", "only"),
     [
         ("orbax", {"jaxgen/training/checkpoints.py"}),
-        ("tyro", {"jaxgen/cli.py"}),
+        ("tyro", {"jaxgen/flags.py"}),
         ("argparse", set()),
         ("tensorboardX", {"jaxgen/training/metrics.py"}),
         ("tensorflow", set()),
@@ -115,7 +116,7 @@ def test_files_are_short():
     long = {
         str(path.relative_to(ROOT)): len(path.read_text().splitlines())
         for path in MODULES
-        if len(path.read_text().splitlines()) > 340
+        if len(path.read_text().splitlines()) > 300
     }
     assert not long
 

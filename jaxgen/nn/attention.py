@@ -7,6 +7,8 @@ override the choice.
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int
@@ -110,8 +112,8 @@ def xla_attention(
     keys = [visibility.dropout_key] * 2
     if visibility.dropout > 0:
         keys = list(jax.random.split(visibility.dropout_key))
-    first = visibility.replace(dropout_key=keys[0])  # type: ignore[attr-defined]
-    second = visibility.replace(offset=half, dropout_key=keys[1])  # type: ignore[attr-defined]
+    first = dataclasses.replace(visibility, dropout_key=keys[0])
+    second = dataclasses.replace(visibility, offset=half, dropout_key=keys[1])
     return jnp.concatenate(
         [
             _xla_block(query[:, :half], key[:, :half], value[:, :half], first, scale),

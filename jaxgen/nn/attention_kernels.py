@@ -6,6 +6,7 @@ one sentence why a kernel can't be used, or None if it can.
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import jax
@@ -40,7 +41,7 @@ def cudnn_attention(
         raise UserError(refusal)
     # A causal mask that begins at key 0 is the kernel's own, and skips what it hides.
     own = visibility.causal and visibility.from_the_start
-    rest = visibility.replace(causal=visibility.causal and not own)  # type: ignore[attr-defined]
+    rest = dataclasses.replace(visibility, causal=visibility.causal and not own)
     mask = visible(rest, query.shape[1], key.shape[1])
     return jax.nn.dot_product_attention(
         query, key, value, mask=mask, scale=scale, is_causal=own, implementation="cudnn"

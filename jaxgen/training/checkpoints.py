@@ -11,8 +11,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
@@ -23,7 +22,15 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Best
 from jaxgen.training.fingerprint import fingerprint
 from jaxgen.training.metrics import is_remote
+from jaxgen.training.preservation import NewestAndBest, Ranking
 from jaxgen.training.state import TrainState
+from jaxgen.training.verification import (
+    Damaged,
+    check_fingerprints,
+    check_shapes,
+    first_line,
+    unreadable,
+)
 
 PARTS = ("params", "variables", "ema", "optimizer_states")
 WITHOUT_OPTIMIZER = ("params", "variables", "ema")
@@ -60,14 +67,13 @@ class Checkpoints:
         self._directory = epath.Path(directory)
         if not is_remote(directory):
             self._directory = self._directory.resolve()  # Orbax takes no relative path
-        self._best = best
-        self._scores: dict[int, float] = {}  # the score that ranks, by step
+        self._ranking = Ranking(best)
         self._read_only = read_only
         self._half_written = [] if read_only else self._find_half_written()
         self._manager = ocp.CheckpointManager(
             self._directory,
             options=ocp.CheckpointManagerOptions(
-                preservation_policy=_NewestAndBest(keep, self.best_step),
+                preservation_policy=NewestAndBest(keep, self.best_step),
                 cleanup_tmp_directories=not read_only,
                 create=not read_only,
                 read_only=read_only,
@@ -80,7 +86,7 @@ class Checkpoints:
         )
         for step in self.steps() if best is not None else ():
             try:
-                self._rank(step, self._progress(step)["scores"])
+                self._ranking.note(step, self._progress(step)["scores"])
             except Damaged as damage:
                 log.warning("%s It has no score.", damage)
 
@@ -98,7 +104,7 @@ class Checkpoints:
             "scores": dict(scores),
             "fingerprints": {part: fingerprint(tree) for part, tree in parts.items()},
         }
-        self._rank(step, scores)
+        self._ranking.note(step, scores)
         try:
             self._manager.save(
                 step,
@@ -137,11 +143,7 @@ class Checkpoints:
 
     def best_step(self) -> int | None:
         """The checkpoint with the best score; None where nothing is scored."""
-        ranked = {step: self._scores[step] for step in self.steps() if step in self._scores}
-        if self._best is None or not ranked:
-            return None
-        pick = max if self._best.higher_is_better else min
-        return pick(ranked, key=lambda step: ranked[step])
+        return self._ranking.best_of(self.steps())
 
     def restore(self, abstract: TrainState, parts: tuple[str, ...] = PARTS) -> Restored | None:
         """Reads the newest checkpoint that is whole into the shapes and shardings of `abstract`.
@@ -188,7 +190,7 @@ class Checkpoints:
         wanted = {part: getattr(abstract, part) for part in parts}
         wanted = {part: tree for part, tree in wanted.items() if jax.tree.leaves(tree)}
         progress = self._progress(step)
-        self._check_shapes(step, wanted)
+        check_shapes(step, self._directory, self._saved_shapes(step, wanted), wanted)
         try:
             read = self._manager.restore(
                 step,
@@ -197,16 +199,13 @@ class Checkpoints:
                 ),
             )
         except Exception as error:
-            raise Damaged(
-                step, self._directory, f"it can't be read ({_first_line(error)})"
-            ) from error
-        for part in wanted:
-            if fingerprint(read[part]) != progress["fingerprints"][part]:
-                raise Damaged(step, self._directory, f"its {part} are not what was written")
+            raise unreadable(step, self._directory, error) from error
+        trees = {part: read[part] for part in wanted}
+        check_fingerprints(step, self._directory, trees, progress["fingerprints"])
         state = dataclasses.replace(
             abstract,
             step=jax.device_put(jax.numpy.int32(step), abstract.step.sharding),
-            **{part: read[part] for part in wanted},
+            **trees,
         )
         return Restored(state=state, step=step, scores=progress["scores"])
 
@@ -219,38 +218,14 @@ class Checkpoints:
                 raise ValueError("its progress page lacks entries")
             return read
         except Exception as error:
-            raise Damaged(
-                step, self._directory, f"it can't be read ({_first_line(error)})"
-            ) from error
+            raise unreadable(step, self._directory, error) from error
 
-    def _check_shapes(self, step: int, wanted: Mapping[str, Any]) -> None:
+    def _saved_shapes(self, step: int, parts: Iterable[str]) -> dict[str, Any]:
         try:
             saved = self._manager.item_metadata(step)
-            trees = {part: saved.get(part) for part in wanted}
+            return {part: saved.get(part) for part in parts}
         except Exception as error:
-            raise Damaged(
-                step, self._directory, f"it can't be read ({_first_line(error)})"
-            ) from error
-        for part, tree in wanted.items():
-            there = _shapes(trees[part])
-            for name, shape in _shapes(tree).items():
-                if there.get(name) != shape:
-                    raise UserError(
-                        f"Checkpoint {step} in {self._directory} is of another shape: {part}{name} "
-                        f"is {there.get(name, 'missing')} there and {shape} in this experiment; "
-                        "take the settings that the run was trained with."
-                    )
-            for name in there:
-                if name not in _shapes(tree):
-                    raise UserError(
-                        f"Checkpoint {step} in {self._directory} is of another shape: {part}{name} "
-                        "is there and not in this experiment; take the settings that the run was "
-                        "trained with."
-                    )
-
-    def _rank(self, step: int, scores: Mapping[str, float]) -> None:
-        if self._best is not None and math.isfinite(scores.get(self._best.score, math.nan)):
-            self._scores[step] = scores[self._best.score]
+            raise unreadable(step, self._directory, error) from error
 
     def _set_aside(self, step: int) -> None:
         target = self._directory / f"damaged-{step}"
@@ -274,29 +249,8 @@ class Checkpoints:
                 f"{last}: free some space, then resume."
             )
         return UserError(
-            f"A checkpoint could not be saved in {self._directory} ({_first_line(error)}); {last}."
+            f"A checkpoint could not be saved in {self._directory} ({first_line(error)}); {last}."
         )
-
-
-@dataclasses.dataclass(frozen=True)
-class _NewestAndBest:
-    """Which checkpoints stay. Orbax's own policy forgets scores when a run is resumed."""
-
-    keep: int
-    best_step: Callable[[], int | None]
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> Sequence[bool]:
-        """One answer a checkpoint, oldest first."""
-        steps = [checkpoint.step for checkpoint in checkpoints]
-        kept = {*sorted(steps)[-self.keep :], self.best_step()}
-        return [step in kept for step in steps]
-
-
-class Damaged(Exception):
-    """A checkpoint that isn't what was written."""
-
-    def __init__(self, step: int, directory: epath.Path, why: str) -> None:
-        super().__init__(f"Checkpoint {step} in {directory} is damaged: {why}.")
 
 
 def _is_disk_full(error: BaseException | None) -> bool:
@@ -308,19 +262,3 @@ def _is_disk_full(error: BaseException | None) -> bool:
             return True
         error = error.__cause__ or error.__context__
     return False
-
-
-def _first_line(error: BaseException) -> str:
-    return (
-        f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200] if str(error) else ''}"
-    )
-
-
-def _shapes(tree: Any) -> dict[str, str]:
-    """ "/a/b" -> "float32[3, 4]" for each leaf; orbax and optax name the same keys differently."""
-    return {
-        "/" + jax.tree_util.keystr(path, simple=True, separator="/"): (
-            f"{jax.numpy.dtype(leaf.dtype).name}{list(leaf.shape)}"
-        )
-        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from types import FrameType, TracebackType
+from typing import Any
 
 
 class Interrupted(Exception):
@@ -21,7 +22,7 @@ class StopRequests:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._before: dict[int, object] = {}
+        self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequests:
         """Takes the signals over; only a program's main thread can."""
@@ -38,7 +39,7 @@ class StopRequests:
     ) -> None:
         """Gives the signals back."""
         for number, handler in self._before.items():
-            signal.signal(number, handler)  # type: ignore[arg-type]
+            signal.signal(number, handler)
 
     def _notice(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

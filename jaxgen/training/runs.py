@@ -16,10 +16,11 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, Model
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, run_directory, state
-from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints, Damaged
+from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
 from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.loop import fit, prepare_state
 from jaxgen.training.run_directory import RunDirectory
+from jaxgen.training.verification import Damaged
 
 log = logging.getLogger("jaxgen")
 

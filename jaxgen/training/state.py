@@ -100,7 +100,17 @@ def initializer(
             shapes,
             places,
         )
-        create = jax.jit(unsharded, out_shardings=places)
+        create = jax.jit(unsharded, out_shardings=places, compiler_options=_compile_quickly(mesh))
         return lambda: create(key, batch), abstract
 
     return prepare
+
+
+def _compile_quickly(mesh: Mesh) -> dict[str, Any]:
+    """Compiler options for what runs once: on CPUs, optimizing it costs more than it saves.
+
+    Random draws are long straight code, one for each parameter, which LLVM takes seconds over. At
+    level 1 the numbers are the same, bit by bit; at level 0 they differ in the last places.
+    """
+    on_cpu = mesh.devices.flat[0].platform == "cpu"
+    return {"xla_backend_optimization_level": 1} if on_cpu else {}

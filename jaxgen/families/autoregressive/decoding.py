@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -86,7 +87,7 @@ def decode(
                 lambda: _slide(decoder, params, state, token),
                 lambda: _step(decoder, params, _noted(state, token), token),
             )
-        return state.replace(made=state.made + 1), token  # type: ignore[attr-defined]
+        return dataclasses.replace(state, made=state.made + 1), token
 
     state, tokens = jax.lax.scan(one, state, None, length=length)
     return state, tokens.T
@@ -110,13 +111,13 @@ def _step(
     decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "batch"]
 ) -> Decoding:
     carry, logits = decoder.step(params, state.carry, token)
-    return state.replace(carry=carry, logits=logits)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, carry=carry, logits=logits)
 
 
 def _noted(state: Decoding, token: Int[Array, "batch"]) -> Decoding:
     here = jnp.arange(state.recent.shape[1])[None, :] == state.held[:, None]
     recent = jnp.where(here, token[:, None], state.recent)
-    return state.replace(recent=recent, held=state.held + 1)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, recent=recent, held=state.held + 1)
 
 
 def _slide(
@@ -126,13 +127,13 @@ def _slide(
     full = state.held >= context
     # With the new token a full row holds half a context, rounded up.
     forgotten = jnp.where(full, context // 2 + 1, 0)
-    state = state.replace(  # type: ignore[attr-defined]
-        recent=_shifted(state.recent, forgotten), held=state.held - forgotten
+    state = dataclasses.replace(
+        state, recent=_shifted(state.recent, forgotten), held=state.held - forgotten
     )
     state = _noted(state, token)
     # Rows that aren't full read all of theirs again, which changes nothing.
     carry, logits = decoder.prefill(params, state.recent, state.held)
-    return state.replace(carry=carry, logits=logits)  # type: ignore[attr-defined]
+    return dataclasses.replace(state, carry=carry, logits=logits)
 
 
 def _shifted(tokens: Int[Array, "batch time"], by: Int[Array, "batch"]) -> Int[Array, "batch time"]:

@@ -1,0 +1,53 @@
+"""Two training steps side by side: ours and PyTorch's, with the same threads, timed in turns.
+
+In turns, so that whatever else the machine does hits both; the numbers are medians over the turns,
+the ratio the median of each turn's own.
+"""
+
+import argparse
+import os
+import statistics
+import time
+
+import jax
+import torch
+
+THREADS = 2
+
+
+def arguments(description):
+    """A parser with the flag that every comparison has."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
+    parser.add_argument("--turns", type=int, default=12, help="how often each side is timed")
+    return parser
+
+
+def share_threads():
+    """Gives both sides `THREADS` threads, and says so; to be called before the first array is made.
+
+    XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
+    """
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
+    torch.set_num_threads(THREADS)
+    print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
+
+
+def compare(name, ours, theirs, *, turns, steps, warm_up):
+    """Times two functions of a number of steps that run so many and wait for them; prints both.
+
+    turns: how often each is timed; steps: in each turn; warm_up: before the first, uncounted.
+    """
+    pair = ours, theirs
+    for run in pair:
+        run(warm_up)  # compiles, and warms up what there is to warm
+    rows = [[_milliseconds(run, steps) for run in pair] for _ in range(turns)]
+    mine, peer = (statistics.median(side) for side in zip(*rows, strict=True))
+    ratio = statistics.median(theirs / ours for ours, theirs in rows)
+    print(f"{name}\n  jaxgen {mine:8.2f} ms   PyTorch {peer:8.2f} ms   ratio {ratio:.2f}×")
+
+
+def _milliseconds(run, steps):
+    """A step's."""
+    begin = time.perf_counter()
+    run(steps)
+    return (time.perf_counter() - begin) / steps * 1e3
