@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.sources import Arrays, Records, Shuffled, Subset, in_memory, whole_split
+from jaxgen.data.sources import Arrays, Kept, Records, Shuffled, Subset, in_memory, whole_split
 from jaxgen.errors import UserError
 
 
@@ -92,6 +92,30 @@ def test_records_decode_and_come_into_memory():
         copy.batch(3, slice(0, 4))["square"],
         Shuffled(whole, 4, 0).batch(3, slice(0, 4))["square"],
     )
+
+
+def test_kept_items_are_read_once_and_not_before_they_are_needed():
+    read = []
+
+    def decode(record):
+        read.append(record["number"])
+        return squared(record)
+
+    kept = Kept(Records(Listed(9), decode))
+    assert len(kept) == 9 and read == []
+    for _ in range(2):
+        np.testing.assert_array_equal(kept[np.array([8, 2])]["square"], [64, 4])
+    assert read == list(range(9))
+    ordered = Shuffled(Kept(numbered(9)), 4, 0).batch(5, slice(0, 4))
+    np.testing.assert_array_equal(
+        ordered["x"], Shuffled(numbered(9), 4, 0).batch(5, slice(0, 4))["x"]
+    )
+
+
+def test_kept_items_pickle_for_the_workers():
+    kept = Kept(numbered(5))
+    again = pickle.loads(pickle.dumps(kept))
+    np.testing.assert_array_equal(again[np.arange(5)]["x"], kept[np.arange(5)]["x"])
 
 
 def test_subset_of_a_subset():
