@@ -2,6 +2,8 @@
 
 import itertools
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -112,8 +114,26 @@ def test_kept_items_are_read_once_and_not_before_they_are_needed():
     )
 
 
+def test_of_many_threads_one_reads_what_is_kept():
+    reads = []
+
+    def decode(record):
+        time.sleep(0.01)
+        reads.append(record["number"])
+        return squared(record)
+
+    kept = Kept(Records(Listed(5), decode))
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(kept.__getitem__, [np.array([3])] * 8):
+            np.testing.assert_array_equal(found["square"], [9])
+    assert reads == list(range(5))
+
+
 def test_kept_items_pickle_for_the_workers():
     kept = Kept(numbered(5))
+    empty = len(pickle.dumps(kept))
+    kept[np.arange(5)]
+    assert len(pickle.dumps(kept)) == empty  # what is kept stays here
     again = pickle.loads(pickle.dumps(kept))
     np.testing.assert_array_equal(again[np.arange(5)]["x"], kept[np.arange(5)]["x"])
 
