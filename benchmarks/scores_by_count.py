@@ -38,7 +38,7 @@ def table(title: str, scores: Drawn, population: int, counts: tuple[int, ...], d
         print(f"  {count} done", flush=True)
     lines = [f"| {title} | " + " | ".join(f"{count:,}" for count in counts) + " |"]
     lines.append("|---|" + "---:|" * len(counts))
-    for name in columns[0][0]:
+    for name in [name for name in columns[0][0] if name != "samples"]:
         cells = []
         for column in columns:
             values = [drawn[name] for drawn in column]
