@@ -49,8 +49,9 @@ def image_scores(read: Read, reference: Reference, samples: Pictures) -> dict[st
 
     samples: all of them, or pieces as they are drawn; float in [-1, 1].
 
-    All scores but "kernel_distance" are biased by how many samples there are, so "samples" and
-    "real_items" belong to every figure that is written down. Raises `UserError` for pictures of
+    Most scores but "kernel_distance" move with how many samples there are (coverage and the Fréchet
+    distance most: benchmarks/scores_by_count.py), so "samples" and "real_items" belong to every
+    figure that is written down. Raises `UserError` for pictures of
     another shape or range, and where there are not more of them than features.
     """
     return feature_scores(reference, _read_all(read, samples))
