@@ -5,6 +5,7 @@ Nothing here imports jax: loader workers read these objects in processes of thei
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -78,17 +79,26 @@ class Records:
 class Kept:
     """Another data set, read and decoded whole at the first look at an item, then in memory.
 
-    Nothing is read before: an experiment that is built only for its network pays nothing. Every
-    loader process keeps a copy of its own.
+    Nothing is read before: an experiment that is built only for its network pays nothing. A loader
+    process is sent no items, and reads its own.
     """
 
     items: Items
+    _one_at_a_time: threading.Lock = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
-        return self._arrays[indices]
+        # Of the loader's threads one reads, and the others wait for it.
+        with self._one_at_a_time:
+            arrays = self._arrays
+        return arrays[indices]
+
+    def __reduce__(self) -> tuple[type[Kept], tuple[Items]]:
+        return Kept, (self.items,)
 
     @cached_property
     def _arrays(self) -> Arrays:

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
+from jaxgen.errors import UserError
 from jaxgen.experiment import Context, Loss, Output, Params
 from jaxgen.nn.convolution import GroupNorm, convolution
 
@@ -66,6 +67,11 @@ def _folded(
     picture: Picture, side: int
 ) -> Float[Array, "batch height//{side} width//{side} channels*{side}*{side}"]:
     batch, height, width, channels = picture.shape
+    if height % side or width % side:
+        raise UserError(
+            f"Patches of {side}×{side} pixels don't fit pictures of {height}×{width}: "
+            "take a patch that divides both."
+        )
     squares = picture.reshape(batch, height // side, side, width // side, side, channels)
     return squares.transpose(0, 1, 3, 2, 4, 5).reshape(
         batch, height // side, width // side, side * side * channels

@@ -16,7 +16,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Items, Params
 
 # A set of pictures: all of it, items with an "image", or pieces of it as they are made.
-Pictures = np.ndarray | Items | Iterable[np.ndarray]
+Pictures = np.ndarray | jax.Array | Items | Iterable[np.ndarray]
 Labels = Int[np.ndarray, "count"]
 Features = Float[np.ndarray, "count features"]
 
@@ -100,7 +100,8 @@ def batches(pictures: Pictures, rows: int) -> Iterator[np.ndarray]:
 
 
 def _pieces(pictures: Pictures, rows: int) -> Iterable[np.ndarray]:
-    if isinstance(pictures, np.ndarray):
+    if isinstance(pictures, np.ndarray | jax.Array):
+        pictures = np.asarray(pictures)
         return [pictures[start : start + rows] for start in range(0, len(pictures), rows)]
     if isinstance(pictures, Items) and not isinstance(pictures, Sequence):
         count = len(pictures)

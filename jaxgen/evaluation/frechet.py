@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,6 +31,20 @@ class Moments:
         mean = values.mean(0)
         centred = values - mean
         return Moments(len(values), mean, centred.T @ centred)
+
+    @staticmethod
+    def of_batches(batches: Iterable[np.ndarray]) -> Moments:
+        """Of features (rows, features) as they come; no two batches need be in memory together.
+
+        Raises `UserError` where none comes.
+        """
+        found = None
+        for batch in batches:
+            moments = Moments.of(batch)
+            found = moments if found is None else found.joined(moments)
+        if found is None:
+            raise UserError("There are no features to take moments of: draw at least one sample.")
+        return found
 
     def joined(self, other: Moments) -> Moments:
         """Of both sets together (Chan, Golub & LeVeque 1983), exact whatever the batches."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
+from jaxtyping import Int
 
 from jaxgen.evaluation.features import Features, Labels, Pictures, batches
 from jaxgen.evaluation.frechet import Moments, frechet_distance
@@ -29,6 +30,10 @@ class Reference:
     labels: Labels
     features: Features
 
+    def rows(self, indices: Int[np.ndarray, "rows"]) -> Reference:
+        """The same of some of the pictures."""
+        return Reference(self.labels[indices], self.features[indices])
+
 
 def reference(read: Read, pictures: Pictures) -> Reference:
     """Reads the real pictures, once for any number of models.
@@ -44,11 +49,16 @@ def image_scores(read: Read, reference: Reference, samples: Pictures) -> dict[st
 
     samples: all of them, or pieces as they are drawn; float in [-1, 1].
 
-    All scores but "kernel_distance" are biased by how many samples there are, so "samples" and
-    "real_items" belong to every figure that is written down. Raises `UserError` for pictures of
+    Most scores but "kernel_distance" move with how many samples there are (coverage and the Fréchet
+    distance most: benchmarks/scores_by_count.py), so "samples" and "real_items" belong to every
+    figure that is written down. Raises `UserError` for pictures of
     another shape or range, and where there are not more of them than features.
     """
-    drawn = _read_all(read, samples)
+    return feature_scores(reference, _read_all(read, samples))
+
+
+def feature_scores(reference: Reference, drawn: Reference) -> dict[str, float]:
+    """The same where the samples have been read already."""
     kernel = kernel_distance(reference.features, drawn.features)
     precision, recall = precision_recall(reference.features, drawn.features)
     density, coverage = density_coverage(reference.features, drawn.features)

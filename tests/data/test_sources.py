@@ -2,13 +2,15 @@
 
 import itertools
 import pickle
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.sources import Arrays, Records, Shuffled, Subset, in_memory, whole_split
+from jaxgen.data.sources import Arrays, Kept, Records, Shuffled, Subset, in_memory, whole_split
 from jaxgen.errors import UserError
 
 
@@ -92,6 +94,48 @@ def test_records_decode_and_come_into_memory():
         copy.batch(3, slice(0, 4))["square"],
         Shuffled(whole, 4, 0).batch(3, slice(0, 4))["square"],
     )
+
+
+def test_kept_items_are_read_once_and_not_before_they_are_needed():
+    read = []
+
+    def decode(record):
+        read.append(record["number"])
+        return squared(record)
+
+    kept = Kept(Records(Listed(9), decode))
+    assert len(kept) == 9 and read == []
+    for _ in range(2):
+        np.testing.assert_array_equal(kept[np.array([8, 2])]["square"], [64, 4])
+    assert read == list(range(9))
+    ordered = Shuffled(Kept(numbered(9)), 4, 0).batch(5, slice(0, 4))
+    np.testing.assert_array_equal(
+        ordered["x"], Shuffled(numbered(9), 4, 0).batch(5, slice(0, 4))["x"]
+    )
+
+
+def test_of_many_threads_one_reads_what_is_kept():
+    reads = []
+
+    def decode(record):
+        time.sleep(0.01)
+        reads.append(record["number"])
+        return squared(record)
+
+    kept = Kept(Records(Listed(5), decode))
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(kept.__getitem__, [np.array([3])] * 8):
+            np.testing.assert_array_equal(found["square"], [9])
+    assert reads == list(range(5))
+
+
+def test_kept_items_pickle_for_the_workers():
+    kept = Kept(numbered(5))
+    empty = len(pickle.dumps(kept))
+    kept[np.arange(5)]
+    assert len(pickle.dumps(kept)) == empty  # what is kept stays here
+    again = pickle.loads(pickle.dumps(kept))
+    np.testing.assert_array_equal(again[np.arange(5)]["x"], kept[np.arange(5)]["x"])
 
 
 def test_subset_of_a_subset():

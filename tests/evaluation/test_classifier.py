@@ -3,8 +3,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
-from jaxgen.evaluation.classifier import Classifier, classification_loss
+from jaxgen.errors import UserError
+from jaxgen.evaluation.classifier import Classifier, _folded, classification_loss
 from jaxgen.evaluation.features import read
 from jaxgen.experiment import Context
 
@@ -44,3 +46,24 @@ def test_it_can_learn_seven_pictures_by_heart():
         params, state = step(params, state)
     labels, _ = read(NETWORK, params, np.asarray(PICTURES))
     np.testing.assert_array_equal(labels, LABELS)
+
+
+def test_folding_keeps_the_pixels_of_a_square_together():
+    picture = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
+    folded = _folded(picture, 2)
+    assert folded.shape == (2, 2, 3, 12)
+    square = picture[1, 2:4, 0:2].reshape(-1)
+    np.testing.assert_array_equal(folded[1, 1, 0], square)
+    np.testing.assert_array_equal(_folded(picture, 1), picture)
+
+
+def test_folded_pictures_are_classified_too():
+    network = Classifier(3, (8,), features=5, patch=2)
+    params = nn.unbox(jax.eval_shape(network.init, jax.random.key(1), PICTURES))["params"]
+    assert params["convolution_0_0"]["kernel"].shape == (3, 3, 4, 8)
+    assert params["features"]["kernel"].shape == (8, 5)
+
+
+def test_a_patch_that_does_not_divide_is_refused():
+    with pytest.raises(UserError, match="3×3 pixels don't fit pictures of 4×4"):
+        Classifier(3, (8,), patch=3).init(jax.random.key(0), PICTURES)

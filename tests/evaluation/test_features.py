@@ -64,6 +64,7 @@ def test_pieces_as_they_come_are_read_as_the_whole(params):
     for pictures in (
         in_pieces(1, 13, 7),
         [PICTURES[:2], PICTURES[2:]],
+        jnp.asarray(PICTURES),
         Arrays({"image": PICTURES, "label": np.zeros(21, np.int32)}),
     ):
         some_labels, some = read(NETWORK, params, pictures, batch_size=8)

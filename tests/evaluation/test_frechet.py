@@ -54,6 +54,21 @@ def test_batches_join_to_the_moments_of_all():
     np.testing.assert_allclose(joined.covariance(), np.cov(values.T), rtol=1e-6)
 
 
+def test_moments_accumulate_as_batches_come():
+    values = 1e4 + normal(3, 23)
+    found = Moments.of_batches(iter(np.split(values, [1, 9, 10])))
+    assert found.count == 23
+    np.testing.assert_allclose(found.covariance(), np.cov(values.T), rtol=1e-6)
+    with pytest.raises(UserError, match="no features to take moments of"):
+        Moments.of_batches(iter([]))
+
+
+def test_large_samples_of_two_gaussians_come_near_their_closed_form():
+    one, other = normal(1, 20_000), 0.5 + 2 * normal(2, 20_000)
+    found = frechet_distance(Moments.of(one), Moments.of(other))
+    assert found == pytest.approx(4 * (0.5**2 + 1), rel=0.03)
+
+
 def test_float32_features_are_summed_in_float64():
     values = (1e4 + normal(3, 200)).astype(np.float32)
     np.testing.assert_allclose(

@@ -1,5 +1,8 @@
+from functools import partial
+
 import numpy as np
 import pytest
+from sklearn.metrics.pairwise import polynomial_kernel
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.kernel_distance import kernel_distance, squared_discrepancy
@@ -13,6 +16,15 @@ def test_by_hand_on_a_line():
     # k(x, y) = (x y + 1)³ of {0, 1} and {2, 3}: within 1, within 7³, across 1, 1, 27, 64.
     one, other = np.array([[0.0], [1.0]]), np.array([[2.0], [3.0]])
     expected = 1 + 7**3 - 2 * (1 + 1 + 3**3 + 4**3) / 4
+    assert squared_discrepancy(one, other) == pytest.approx(expected)
+
+
+def test_the_kernel_is_scikit_learns():
+    one, other = normal(0), normal(1, 40, 4, 0.5)
+    kernel = partial(polynomial_kernel, degree=3, gamma=1 / 4, coef0=1)
+    expected = sum(
+        kernel(some)[~np.eye(len(some), dtype=bool)].mean() for some in (one, other)
+    ) - 2 * np.mean(kernel(one, other))
     assert squared_discrepancy(one, other) == pytest.approx(expected)
 
 
@@ -51,7 +63,7 @@ def test_it_is_unbiased_with_few_samples():
     assert abs(np.mean(values)) < 4 * np.std(values) / np.sqrt(400)
 
 
-def test_whole_sets_as_the_only_subset_are_the_plain_estimate():
+def test_subsets_average_to_the_estimate_over_everything():
     found = kernel_distance(normal(0), normal(1, 60, 4, 1.0), subsets=400, subset_size=30)
     # The mean over all subsets is the estimate over everything: both are unbiased sums of pairs.
     whole = squared_discrepancy(normal(0), normal(1, 60, 4, 1.0))

@@ -1,5 +1,7 @@
 import numpy as np
 import pytest
+from sklearn.metrics import pairwise_distances
+from sklearn.neighbors import NearestNeighbors
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.precision_recall import density_coverage, precision_recall
@@ -90,6 +92,19 @@ def test_chunks_change_neither_density_nor_coverage():
     whole = density_coverage(real, samples)
     assert whole.density > 0 and 0 < whole.coverage < 1
     assert density_coverage(real, samples, chunk=7) == whole
+
+
+def test_balls_are_scikit_learns():
+    rng = np.random.default_rng(3)
+    real, samples, k = rng.normal(size=(61, 4)), rng.normal(0.2, 1.2, size=(47, 4)), 5
+    reach = NearestNeighbors(n_neighbors=k + 1).fit(real).kneighbors()[0][:, k - 1]
+    inside = pairwise_distances(samples, real) < reach[None]
+    expected = (inside.sum() / (k * 47), inside.any(0).mean())
+    assert density_coverage(real, samples, k) == pytest.approx(expected)
+    fellows = NearestNeighbors(n_neighbors=k + 1).fit(samples).kneighbors()[0][:, k - 1]
+    recalled = pairwise_distances(real, samples) <= fellows[None]
+    expected = (inside.any(1).mean(), recalled.any(1).mean())
+    assert precision_recall(real, samples, k) == pytest.approx(expected)
 
 
 def test_too_few_for_density_are_refused():

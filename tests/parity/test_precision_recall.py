@@ -13,7 +13,7 @@ def test_precision_and_recall_are_torch_fidelitys():
     rng = np.random.default_rng(0)
     real, samples = rng.normal(size=(90, 5)), rng.normal(0.3, 1.3, size=(70, 5))
     expected = prc.prc_features_to_metric(
-        torch.from_numpy(real), torch.from_numpy(samples), prc_neighborhood=3, verbose=False
+        torch.from_numpy(samples), torch.from_numpy(real), prc_neighborhood=3, verbose=False
     )
     found = precision_recall(real, samples, neighbours=3)
     assert 0 < found.precision < 1 and 0 < found.recall < 1
