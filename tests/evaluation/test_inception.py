@@ -9,7 +9,7 @@ from jaxgen.data.images import pixels, to_signed, to_unit
 from jaxgen.errors import UserError
 from jaxgen.evaluation import inception_blocks as blocks
 from jaxgen.evaluation.inception import InceptionV3, inception_reader, levels, resized
-from jaxgen.evaluation.inception_weights import parameter_shapes, parameters, torch_name
+from jaxgen.evaluation.inception_weights import parameter_shapes
 
 GENERATOR = np.random.default_rng(0)
 
@@ -166,40 +166,3 @@ def passed(params, blocks_on_the_way, value):
         scale, variance = (params[f"{block}/norm/{name}"][0] for name in ("scale", "variance"))
         value = max(value * scale / np.sqrt(variance + 1e-3) + offset(params, block)[0], 0)
     return value
-
-
-def test_tensors_are_found_by_their_published_names_and_turned():
-    assert torch_name("Mixed_5b/branch1x1/norm/mean") == "Mixed_5b.branch1x1.bn.running_mean"
-    tensors = published()
-    made = parameters(tensors)
-    kernel = made["Mixed_6b"]["branch7x7_2"]["convolution"]["kernel"]
-    assert kernel.shape == (1, 7, 128, 128) and kernel.dtype == np.float32
-    weight = tensors["Mixed_6b.branch7x7_2.conv.weight"]
-    np.testing.assert_array_equal(kernel[0, 2, 5, 9], weight[9, 5, 0, 2])
-    np.testing.assert_array_equal(made["logits"]["kernel"], tensors["fc.weight"].T)
-
-
-@pytest.mark.parametrize(
-    "change, said",
-    [
-        ({"fc.bias": None}, r"lacks fc.bias \(1008,\)"),
-        ({"fc.weight": np.zeros((1000, 2048))}, r"fc.weight in the shape \(1000, 2048\)"),
-        ({"AuxLogits.fc.bias": np.zeros(3)}, "has AuxLogits.fc.bias, which"),
-    ],
-)
-def test_other_networks_weights_are_named(change, said):
-    tensors = {**published(), **change}
-    with pytest.raises(UserError, match=said):
-        parameters({name: value for name, value in tensors.items() if value is not None})
-
-
-def published():
-    """Zeros of the right shapes under the published names, ones where it is checked."""
-    tensors = {"Mixed_5b.branch1x1.bn.num_batches_tracked": np.array(7)}
-    for path, ours in parameter_shapes().items():
-        turned = {4: (3, 2, 0, 1), 2: (1, 0), 1: (0,)}[len(ours)]
-        shape = tuple(ours[axis] for axis in turned)
-        tensors[torch_name(path)] = np.zeros(shape, np.float32)
-    for name in ("Mixed_6b.branch7x7_2.conv.weight", "fc.weight"):
-        tensors[name] = GENERATOR.normal(size=tensors[name].shape).astype(np.float32)
-    return tensors
