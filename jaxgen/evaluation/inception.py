@@ -10,7 +10,8 @@ Network: Szegedy et al. 2015; distance: Heusel et al. 2017. The weights are not 
 What papers report takes 50,000 samples against the training set or 50,000 of it, pictures at their
 own size (the network resizes them), and changes with the number of samples: say it beside the
 figure. Fewer than 2,049 have no distance at all, their covariance being singular. Without these
-very weights and this very resizing it isn't the FID.
+very weights and this very resizing it isn't the FID: torchmetrics' own default resizes otherwise
+(its `antialias=False` is this one), and so does pytorch-fid.
 """
 
 from __future__ import annotations

@@ -6,7 +6,6 @@ later one, are multiplied by zero: so one pass gives every conditional of an aut
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import flax.linen as nn
