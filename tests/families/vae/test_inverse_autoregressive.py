@@ -122,6 +122,7 @@ def test_a_flow_whose_gates_are_open_starts_as_the_identity():
     np.testing.assert_allclose(determinant, np.zeros(3), atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_posterior_learns_what_no_gaussian_with_independent_entries_can():
     """The bound on log Z of two variables that hang together: a flow's comes closer."""
 
