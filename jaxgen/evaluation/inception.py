@@ -3,9 +3,14 @@
 Network: Szegedy et al. 2015; distance: Heusel et al. 2017. The weights are not part of jaxgen:
 `jaxgen.evaluation.inception_weights` says which file they are and reads it. Then
 
-    read = inception_reader(read_weights("pt_inception-2015-12-05-6726825d.pth"))
-    real = reference(read, pictures)  # jaxgen.evaluation.image_scores
-    scores = image_scores(read, real, samples)  # scores["frechet_distance"] is the FID
+    network, params = FrechetFeatures(), read_weights("pt_inception-2015-12-05-6726825d.pth")
+    with jax.set_mesh(make_mesh(MeshShape())):  # all devices; without it, one
+        _, real = read(network, params, pictures, batch_size=64)  # jaxgen.evaluation.features
+        _, drawn = read(network, params, samples, batch_size=64)
+    print(frechet_distance(Moments.of(real), Moments.of(drawn)))  # jaxgen.evaluation.frechet
+
+is the FID, and `functools.partial(read, network, params, batch_size=64)` is what `reference` and
+`image_scores` of `jaxgen.evaluation.image_scores` take for all the other scores in these features.
 
 What papers report takes 50,000 samples against the training set or 50,000 of it, pictures at their
 own size (the network resizes them), and changes with the number of samples: say it beside the
@@ -16,15 +21,13 @@ very weights and this very resizing it isn't the FID: torchmetrics' own default 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.evaluation.inception_blocks import (
@@ -38,13 +41,9 @@ from jaxgen.evaluation.inception_blocks import (
     halved,
     maximum_pool,
 )
-from jaxgen.experiment import Params
 from jaxgen.nn.linear import Linear
-from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.parallel.sharding import BATCH_AXES
 
 Picture = Float[Array, "batch height width channels"]
-Read = Callable[[np.ndarray], tuple[Int[np.ndarray, "count"], Float[np.ndarray, "count 2048"]]]
 
 SIDE = 299  # pixels, of the picture that the network looks at
 CLASSES = 1008  # of which 1,000 are ImageNet's
@@ -116,6 +115,22 @@ class InceptionV3(nn.Module):
         )
 
 
+class FrechetFeatures(nn.Module):
+    """`InceptionV3` with its own parameters, asked only for what the scores look at."""
+
+    def setup(self) -> None:
+        """One network, without a name of its own in the parameters."""
+        self.network = InceptionV3()
+        nn.share_scope(self, self.network)
+
+    def __call__(
+        self, pictures: Picture
+    ) -> tuple[Float[Array, "batch 1008"], Float[Array, "batch 2048"]]:
+        """Pictures in [-1, 1] -> logits and the features that the distance is measured in."""
+        said = self.network(pictures)
+        return said.logits, said.features_2048
+
+
 def levels(pictures: Picture) -> Picture:
     """[-1, 1] to the nearest of the levels 0, 1, ..., 255, halves up, clipped; still float32.
 
@@ -144,42 +159,3 @@ def resized(pictures: Picture, side: int) -> Float[Array, "batch {side} {side} c
         near, far = jnp.take(pictures, before, axis), jnp.take(pictures, after, axis)
         pictures = near + (far - near) * share
     return pictures
-
-
-def inception_reader(params: Params, batch_size: int = 64) -> Read:
-    """A function from pictures to labels and features, over all devices, for the image scores.
-
-    It takes (count, height, width, channels) float32 in [-1, 1] and returns, on the host, the most
-    probable of the network's 1,008 classes (count,) and the features (count, 2048). The parameters
-    are copied to every device. `batch_size` pictures go at a time, rounded up to a multiple of the
-    devices; each size of picture compiles once.
-    """
-    mesh = make_mesh(MeshShape())
-    everywhere = NamedSharding(mesh, PartitionSpec())
-    split = NamedSharding(mesh, PartitionSpec(BATCH_AXES))
-    rows = -(-batch_size // mesh.size) * mesh.size
-    copies = jax.device_put(params, everywhere)
-
-    def apply(params: Params, pictures: Picture) -> tuple[Array, Array]:
-        features = InceptionV3().apply({"params": params}, pictures)
-        assert isinstance(features, Features)
-        return jnp.argmax(features.logits, -1), features.features_2048
-
-    compiled = jax.jit(apply, in_shardings=(everywhere, split), out_shardings=split)
-
-    def read(
-        pictures: np.ndarray,
-    ) -> tuple[Int[np.ndarray, "count"], Float[np.ndarray, "count 2048"]]:
-        labels = np.zeros(len(pictures), np.int32)
-        features = np.zeros((len(pictures), 2048), np.float32)
-        for start in range(0, len(pictures), rows):
-            chunk = np.asarray(pictures[start : start + rows], np.float32)
-            # The last batch is filled up, so that one compiled function serves all.
-            filled = np.zeros((rows, *chunk.shape[1:]), np.float32)
-            filled[: len(chunk)] = chunk
-            some_labels, some_features = compiled(copies, filled)
-            labels[start : start + rows] = np.asarray(some_labels)[: len(chunk)]
-            features[start : start + rows] = np.asarray(some_features)[: len(chunk)]
-        return labels, features
-
-    return read

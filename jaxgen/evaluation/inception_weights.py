@@ -93,7 +93,7 @@ def parameters(tensors: Mapping[str, np.ndarray], name: str = "the mapping") -> 
                 f"Inception-v3 has {shape} there: these are another network's weights."
             )
         turned = np.transpose(tensors[key], FROM_TORCH[len(shape)])
-        made[path] = np.ascontiguousarray(turned, np.float32)
+        made[path] = jnp.asarray(turned, jnp.float32)
         left.discard(key)
     if left:
         raise UserError(

@@ -8,8 +8,10 @@ from jaxgen.artifacts import Images
 from jaxgen.data.images import pixels, to_signed, to_unit
 from jaxgen.errors import UserError
 from jaxgen.evaluation import inception_blocks as blocks
-from jaxgen.evaluation.inception import InceptionV3, inception_reader, levels, resized
+from jaxgen.evaluation.features import read
+from jaxgen.evaluation.inception import FrechetFeatures, InceptionV3, levels, resized
 from jaxgen.evaluation.inception_weights import parameter_shapes
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 
 GENERATOR = np.random.default_rng(0)
 
@@ -137,10 +139,12 @@ def test_reading_is_the_networks_answer_row_by_row():
     params["logits/kernel"][2048 - 192, 7] = 100  # the label tells bright from dark
     params["logits/bias"][:] = 0
     params["logits/bias"][3] = 100 * passed(params, passing, 0.0)
-    read = inception_reader(traverse_util.unflatten_dict(params, sep="/"), batch_size=3)
+    tree = traverse_util.unflatten_dict(params, sep="/")
 
     brightness = np.array([0.5, -0.5, 1, -1, 0.25, -0.25, 0.75, -0.75, 0.5], np.float32)
-    labels, features = read(np.ones((9, 4, 4, 1), np.float32) * brightness[:, None, None, None])
+    pictures = np.ones((9, 4, 4, 1), np.float32) * brightness[:, None, None, None]
+    with jax.set_mesh(make_mesh(MeshShape())):
+        labels, features = read(FrechetFeatures(), tree, pictures, batch_size=3)
 
     seen = np.floor(brightness * 127.5 + 128).clip(0, 255) / 128 - 1
     assert features.shape == (9, 2048)

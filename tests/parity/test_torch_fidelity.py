@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 
 from jaxgen.data.images import to_signed
-from jaxgen.evaluation.inception import InceptionV3, inception_reader, resized
+from jaxgen.evaluation.features import read
+from jaxgen.evaluation.inception import FrechetFeatures, InceptionV3, resized
 from jaxgen.evaluation.inception_weights import parameter_shapes, read_weights, torch_name
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 
 torch = pytest.importorskip("torch")
 if importlib.util.find_spec("torch_fidelity") is None:
@@ -100,8 +102,9 @@ def test_reader_gives_torchmetrics_features_and_labels(weights):
         return fid.NoTrainInceptionV3("inception", [name], str(weights), antialias=False)
 
     features, logits = (np.stack(expected(peer(name), eight_bits)) for name in ("2048", "logits"))
-    read = inception_reader(read_weights(weights, sha256=None), batch_size=2)
-    labels, found = read(to_signed(eight_bits))
+    params = read_weights(weights, sha256=None)
+    with jax.set_mesh(make_mesh(MeshShape())):
+        labels, found = read(FrechetFeatures(), params, to_signed(eight_bits), batch_size=2)
     assert relative(found, features) < 2e-5
     np.testing.assert_array_equal(labels, logits.argmax(-1))
 
