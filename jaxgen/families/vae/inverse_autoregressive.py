@@ -8,6 +8,7 @@ its determinant a product; as all are known beforehand, a step is one pass.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import flax.linen as nn
 import jax
@@ -19,8 +20,8 @@ from jaxgen.families.vae.gaussian import DiagonalGaussian
 from jaxgen.families.vae.masked_autoencoder import MaskedAutoencoder
 
 Latents = Float[Array, "*samples batch latent"]
-Densities = Float[Array, "*samples batch"]
-Flow = Callable[[Latents, Float[Array, "batch context"]], tuple[Latents, Densities]]
+Context = Float[Array, "batch context"]
+Flow = Callable[[Array, Array], tuple[Array, Array]]
 
 
 class InverseAutoregressiveFlow(nn.Module):
@@ -38,14 +39,12 @@ class InverseAutoregressiveFlow(nn.Module):
     forget_bias: float = 2.0
 
     @nn.compact
-    def __call__(
-        self, latent: Latents, context: Float[Array, "batch context"]
-    ) -> tuple[Latents, Densities]:
-        """The bent latents, and log |∂ bent / ∂ latent| of each in nats.
+    def __call__(self, latent: Latents, context: Context) -> tuple[Latents, Latents]:
+        """The bent latents, and the log slopes: they sum to log |∂ bent / ∂ latent| in nats.
 
-        context: the encoder's further word on each row (h in the paper).
+        A step's log slopes, log σ, are the logarithm of its Jacobian's diagonal.
         """
-        determinant = jnp.zeros(latent.shape[:-1], latent.dtype)
+        slopes = jnp.zeros_like(latent)
         for step in range(self.steps):
             network = MaskedAutoencoder(
                 outputs=2, widths=self.widths, reverse=step % 2 == 1, zero=True, name=f"step_{step}"
@@ -54,24 +53,32 @@ class InverseAutoregressiveFlow(nn.Module):
             mean, gate = numbers[..., 0, :], numbers[..., 1, :] + self.forget_bias
             # 1 - sigmoid(s) is sigmoid(-s), without the digits that the difference loses.
             latent = jax.nn.sigmoid(gate) * latent + jax.nn.sigmoid(-gate) * mean
-            determinant += jax.nn.log_sigmoid(gate).sum(-1)
-        return latent, determinant
+            slopes += jax.nn.log_sigmoid(gate)
+        return latent, slopes
 
 
-def draw_posterior(
-    flow: Flow,
-    base: DiagonalGaussian,
-    context: Float[Array, "batch context"],
-    key: Key,
-    samples: int,
-) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch"]]:
-    """Latents of each row of `base` (batch, latent) bent by `flow`, and their log densities.
+@dataclass(frozen=True)
+class InverseAutoregressivePosterior:
+    """q(z | x): a Gaussian bent by a flow; a `Posterior` of `jaxgen.families.vae.objectives`.
 
-    flow: the network with its parameters, (latent, context) -> (latent, log determinant).
-
-    log q(z | x) in nats, over the whole latent, is the base's minus log |det| (algorithm 1). Only
-    latents drawn here have it for one pass: to undo a step takes a pass for every variable.
+    base: the encoder's Gaussian, (batch, latent).
+    context: the encoder's further word on each row (h in the paper).
+    flow: the network with its parameters, (latent, context) -> (latent, log slopes).
     """
-    latent, density = base.draw(key, samples)
-    bent, determinant = flow(latent, context)
-    return bent, density.sum(-1) - determinant
+
+    base: DiagonalGaussian
+    context: Context
+    flow: Flow
+
+    def draw(
+        self, key: Key, samples: int
+    ) -> tuple[Float[Array, "samples batch latent"], Float[Array, "samples batch latent"]]:
+        """So many latents of each row, and log q(z | x) in nats (algorithm 1).
+
+        The density comes as one part for each entry, and means something as their sum: the base's
+        density less the log slopes. Only latents drawn here have it for one pass: to undo a step
+        takes a pass for every variable.
+        """
+        latent, density = self.base.draw(key, samples)
+        bent, slopes = self.flow(latent, self.context)
+        return bent, density - slopes
