@@ -182,12 +182,15 @@ def test_the_bound_trains_flow_and_pseudo_inputs_and_weights_average_to_the_evid
         "pseudo_inputs": started(pseudo_inputs),
     }
 
-    def encode(pictures):
-        return DiagonalGaussian(pictures, jnp.full_like(pictures, -0.5))
+    def encode(pictures, log_deviation=-0.5):
+        return DiagonalGaussian(pictures, jnp.full_like(pictures, log_deviation))
 
     model = LatentVariableModel(
         infer=lambda params, x: InverseAutoregressivePosterior(
-            encode(x), x, lambda z, h: flow.apply(params["flow"], z, h)
+            # Wider than the true posterior, so that no weight outweighs the others.
+            encode(x, 0.2),
+            x,
+            lambda z, h: flow.apply(params["flow"], z, h),
         ),
         log_prior=lambda params, z: VampPrior(
             encode(pseudo_inputs.apply(params["pseudo_inputs"]))
