@@ -17,7 +17,7 @@ MAY_IMPORT = {
     "parallel": set(),
     "nn": {"parallel"},
     "data": set(),
-    "evaluation": {"nn"},
+    "evaluation": {"nn", "parallel"},
     "families": {"nn"},
     "training": {"parallel", "data.loader"},
     "flags": set(),

@@ -15,25 +15,31 @@ Picture = Float[Array, "batch height width channels"]
 
 def convolution(
     features: int,
-    kernel: int = 3,
+    kernel: int | tuple[int, int] = 3,
     *,
     stride: int = 1,
+    padded: bool = True,
+    bias: bool = True,
     zero: bool = False,
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution with "same" padding, `kernel` wide; call it inside a Linen module.
+    """A convolution, `kernel` wide or (height, width); call it inside a Linen module.
 
+    padded: with zeros by half the kernel at each side ("same"); otherwise not at all ("valid").
     zero: starts as the zero function, as the last layer of a residual branch should.
     dtype: of the computation; parameters stay float32.
     """
     initializer = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
+    # Symmetric whatever the stride: what PyTorch's `padding=kernel // 2` does.
+    padding = (height // 2, width // 2) if padded else (0, 0)
     return nn.Conv(
         features,
-        (kernel, kernel),
+        (height, width),
         strides=stride,
-        # Symmetric whatever the stride: what PyTorch's `padding=kernel // 2` does.
-        padding=kernel // 2,
+        padding=[(padding[0], padding[0]), (padding[1], padding[1])],
+        use_bias=bias,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(
             initializer, (None, None, "channels_in", "channels_out")

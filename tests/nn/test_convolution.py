@@ -9,18 +9,22 @@ import pytest
 from jaxgen.nn.convolution import GroupNorm, convolution, doubled
 
 
-@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1)])
-def test_convolution_is_a_weighted_sum_of_its_neighbourhood(kernel, stride):
+@pytest.mark.parametrize("padded", [True, False])
+@pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1), ((1, 5), 1), ((3, 1), 2)])
+def test_convolution_is_a_weighted_sum_of_its_neighbourhood(kernel, stride, padded):
     picture = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-    layer = convolution(5, kernel, stride=stride)
+    layer = convolution(5, kernel, stride=stride, padded=padded, bias=padded)
     variables = nn.unbox(layer.init(jax.random.key(1), picture))
+    assert ("bias" in variables["params"]) == padded
     weights = np.asarray(variables["params"]["kernel"])
-    reach = kernel // 2
-    padded = np.pad(picture, ((0, 0), (reach, reach), (reach, reach), (0, 0)))
+    down, across = (kernel, kernel) if isinstance(kernel, int) else kernel
+    reach = (down // 2, across // 2) if padded else (0, 0)
+    around = np.pad(picture, ((0, 0), (reach[0], reach[0]), (reach[1], reach[1]), (0, 0)))
+    height, width = around.shape[1] - down + 1, around.shape[2] - across + 1
     expected = sum(
-        padded[:, row : row + 4, column : column + 6] @ weights[row, column]
-        for row in range(kernel)
-        for column in range(kernel)
+        around[:, row : row + height, column : column + width] @ weights[row, column]
+        for row in range(down)
+        for column in range(across)
     )
     found = layer.apply(variables, picture)
     np.testing.assert_allclose(found, expected[:, ::stride, ::stride], atol=1e-5)
