@@ -33,10 +33,10 @@ class Bernoulli:
         return jax.nn.sigmoid(self.logits)
 
 
-def binarized(key: Key, pictures: Entries) -> Entries:
-    """Pictures in [-1, 1], each pixel 1 with its own grey as probability, else 0.
+def binarized(key: Key, pictures: Any) -> Entries:
+    """Pictures (*shape) in [-1, 1], each pixel 1 with its own grey as probability, else 0.
 
     Salakhutdinov & Murray 2008. Drawn anew at every sight, there is no fixed set to remember.
     """
     grey = (pictures + 1) / 2
-    return (jax.random.uniform(key, pictures.shape) < grey).astype(pictures.dtype)
+    return (jax.random.uniform(key, pictures.shape) < grey).astype(jnp.float32)

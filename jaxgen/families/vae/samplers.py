@@ -83,9 +83,7 @@ def draw_sampler(draw: Draw, enlarge: int = 2) -> Sampler:
     def prepare(request: DrawRequest) -> tuple[int, dict[str, Any]]:
         _at_least_one(count=request.count)
         if request.temperature < 0:
-            raise UserError(
-                f"A temperature of {request.temperature} is not possible: take 0 or more."
-            )
+            raise UserError(f"temperature has to be 0 or more, not {request.temperature}.")
         return request.count, {"temperature": np.float32(request.temperature)}
 
     def sample(model: Model, key: Key, count: int, arrays: dict[str, Any]) -> dict[str, Array]:
@@ -122,7 +120,7 @@ def walk_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: int =
         _at_least_one(count=request.count, steps=request.steps)
         return request.steps, {"image": _taken(pictures, request.first, request.count + 1)}
 
-    def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Array]:
+    def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Any]:
         latents = encode(model, jnp.asarray(arrays["image"]))
         ways = jax.vmap(spherical, (0, 0, None))(
             latents[:-1], latents[1:], jnp.linspace(0.0, 1.0, steps)
@@ -144,7 +142,7 @@ def traversal_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: 
         }
         return (request.axes, request.steps), arrays
 
-    def sample(model: Model, key: Key, static: Any, arrays: dict[str, Any]) -> dict[str, Array]:
+    def sample(model: Model, key: Key, static: Any, arrays: dict[str, Any]) -> dict[str, Any]:
         axes, steps = static
         latent = encode(model, jnp.asarray(arrays["image"]))
         others = encode(model, jnp.asarray(arrays["others"])).reshape(len(arrays["others"]), -1)
@@ -183,7 +181,7 @@ def attribute_sampler(
             "reach": np.float32(request.reach),
         }
 
-    def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Array]:
+    def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Any]:
         means = [encode(model, jnp.asarray(arrays[name])).mean(0) for name in ("source", "target")]
         latents = encode(model, jnp.asarray(arrays["image"]))
         places = jnp.linspace(0.0, 1.0, steps) * arrays["reach"]
@@ -191,6 +189,24 @@ def attribute_sampler(
         return {"image": decode(model, ways.reshape(-1, *latents.shape[1:])), "columns": steps}
 
     return Sampler(AttributeRequest, prepare, sample, _rendered(enlarge))
+
+
+def autoencoder_samplers(
+    draw: Draw,
+    reconstruct: Callable[[Model, Key, Array], Array],
+    encode: Encode,
+    decode: Decode,
+    pictures: Items,
+    classes: int,
+) -> dict[str, Sampler]:
+    """All of the above by name, for a model whose latents are points of a space."""
+    return {
+        "draw": draw_sampler(draw),
+        "reconstruct": reconstruction_sampler(reconstruct, pictures),
+        "walk": walk_sampler(encode, decode, pictures),
+        "traverse": traversal_sampler(encode, decode, pictures),
+        "attribute": attribute_sampler(encode, decode, pictures, classes),
+    }
 
 
 def spherical(
