@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -68,7 +68,9 @@ SETTINGS = {
     "default": Config(),
     "rotation": Config(rotation=True),
     "fsq": Config(levels=(8, 6, 5)),
-    "tiny": Config(codes=32, dimensions=4, widths=(8, 8), blocks=1, steps=8, batch_size=16, samples=100),
+    "tiny": Config(
+        codes=32, dimensions=4, widths=(8, 8), blocks=1, steps=8, batch_size=16, samples=100
+    ),
     "gpu": Config(
         codes=512, dimensions=64, rotation=True, widths=(128, 256), bfloat16=True, steps=10_000,
         batch_size=512, learning_rate=5e-4,

@@ -1,9 +1,9 @@
 """Pictures from an autoregressive prior over the codes of a quantizing autoencoder.
 
 A picture is a row of tokens: first its class, then its codes, row by row of their grid. Codes are
-the tokens 0 .. codes - 1, and class c is the token codes + c (van den Oord et al. 2017, section
-4.2, train a prior so; here the class is told as the first token, after Chen et al. 2020, "Generative
-Pretraining from Pixels").
+the tokens 0 .. codes - 1, and class c is the token codes + c. (The prior over codes is of van den
+Oord et al. 2017, section 3.3; the condition in front of them, of Esser et al. 2021, "Taming
+Transformers for High-Resolution Image Synthesis", section 3.2.)
 """
 
 from __future__ import annotations
@@ -72,8 +72,7 @@ def draw_codes(
     prompts = (codes + labels[:, None]).astype(jnp.int32)
     choose = sampled(composed(only_codes(codes), process))
     lengths = jnp.ones(labels.shape, jnp.int32)
-    # The last code is drawn from what came before it, so the context needs no place for it; the
-    # decoding loop reads it all the same, hence one place more.
+    # The decoding loop reads the last code too, so class and codes all need a place.
     rows = generate(decoder, params, key, prompts, lengths, choose, height * width)
     return rows.reshape(-1, height, width)
 
