@@ -6,9 +6,9 @@ Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841).
 
 Command: jaxgen train experiments/mnist_vqvae_prior.py [--vqvae RUN]
 
-Hardware and time: TODO
+Hardware and time: one CPU core; not measured to its end yet, nor the "gpu" setting.
 
-Expected: TODO
+Expected: not measured yet.
 """
 
 from __future__ import annotations
