@@ -127,6 +127,46 @@ class Subset:
 
 
 @dataclass(frozen=True)
+class Computed:
+    """Items that a function makes of another data set's, all at once when first needed, then kept.
+
+    A look at a lone item works out no more than a batch, so what only asks for shapes waits for
+    nothing. Loader processes get the finished arrays.
+
+    items: at least one.
+    compute: a batch of `rows` items to as many new ones; it need not pickle.
+    """
+
+    items: Items
+    compute: Callable[[Item], Mapping[str, Any]]
+    rows: int = 500
+    _kept: list[Arrays] = field(default_factory=list, init=False, repr=False, compare=False)
+    _one_at_a_time: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
+        if len(indices) == 1 and not self._kept:
+            made = self.compute(self.items[np.repeat(indices, self.rows)])
+            return {name: np.asarray(leaf)[:1] for name, leaf in made.items()}
+        return self._all()[indices]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Arrays, (self._all().leaves,)
+
+    def _all(self) -> Arrays:
+        with self._one_at_a_time:  # loader threads ask together
+            if not self._kept:
+                parts = [
+                    {name: np.asarray(leaf)[valid] for name, leaf in self.compute(batch).items()}
+                    for batch, valid in whole_split(self.items, self.rows)
+                ]
+                self._kept.append(_joined(parts))
+        return self._kept[0]
+
+
+@dataclass(frozen=True)
 class Shuffled:
     """A `Source`: endless batches in an order that the seed decides, a permutation an epoch.
 
@@ -179,9 +219,7 @@ def in_memory(items: Items, rows: int = 1024) -> Arrays:
         items[np.arange(start, min(start + rows, len(items)))]
         for start in range(0, len(items), rows)
     ]
-    if not parts:
-        raise UserError("a data set must hold at least one item, this one is empty")
-    return Arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
+    return _joined(parts)
 
 
 def whole_split(
@@ -198,6 +236,12 @@ def whole_split(
     for start in range(0, size, batch_size):
         indices = np.arange(start, start + batch_size)
         yield items[np.minimum(indices, size - 1)], indices < size
+
+
+def _joined(parts: Sequence[Item]) -> Arrays:
+    if not parts:
+        raise UserError("a data set must hold at least one item, this one is empty")
+    return Arrays({name: np.concatenate([part[name] for part in parts]) for name in parts[0]})
 
 
 def _stacked(items: Sequence[Mapping[str, Any]]) -> Item:

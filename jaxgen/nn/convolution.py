@@ -109,3 +109,19 @@ def doubled(picture: Picture) -> Float[Array, "batch 2*height 2*width channels"]
         picture[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
     )
     return spread.reshape(batch, 2 * height, 2 * width, channels)
+
+
+def spread_channels(
+    picture: Picture, factor: int = 2
+) -> Float[Array, "batch {factor}*height {factor}*width channels//{factor}**2"]:
+    """Each pixel becomes a square of `factor`² pixels, made of its own channels.
+
+    The pixel shuffle of Shi et al. 2016: behind a convolution, each place of the square has
+    weights of its own. The first of the new channels are those of the square's first place, then
+    along its first row. `factor`² has to divide the channels.
+    """
+    batch, height, width, channels = picture.shape
+    left = channels // factor**2
+    squares = picture.reshape(batch, height, width, factor, factor, left)
+    squares = squares.transpose(0, 1, 3, 2, 4, 5)
+    return squares.reshape(batch, factor * height, factor * width, left)

@@ -10,7 +10,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.sources import Arrays, Kept, Records, Shuffled, Subset, in_memory, whole_split
+from jaxgen.data.sources import (
+    Arrays,
+    Computed,
+    Kept,
+    Records,
+    Shuffled,
+    Subset,
+    in_memory,
+    whole_split,
+)
 from jaxgen.errors import UserError
 
 
@@ -172,3 +181,35 @@ def test_a_whole_split_comes_once_and_in_order(size, batch):
 def test_mistakes_are_named(make, message):
     with pytest.raises(UserError, match=message):
         make()
+
+
+class Doubling:
+    """A function of batches that notes how many it was given."""
+
+    def __init__(self):
+        self.calls = 0
+
+    def __call__(self, batch):
+        self.calls += 1
+        assert len(batch["x"]) == 4
+        return {"y": 2 * batch["x"]}
+
+
+def test_computed_items_are_worked_out_once_and_only_when_needed():
+    double = Doubling()
+    items = Computed(Arrays({"x": np.arange(10)}), double, rows=4)
+    assert len(items) == 10 and double.calls == 0
+    np.testing.assert_array_equal(items[np.array([7])]["y"], [14])
+    assert double.calls == 1  # a lone item costs one batch
+    np.testing.assert_array_equal(items[np.array([9, 0, 3])]["y"], [18, 0, 6])
+    assert double.calls == 1 + 3
+    np.testing.assert_array_equal(items[np.array([7])]["y"], [14])
+    np.testing.assert_array_equal(items[np.arange(10)]["y"], 2 * np.arange(10))
+    assert double.calls == 1 + 3
+
+
+def test_computed_items_pickle_as_plain_arrays():
+    items = Computed(Arrays({"x": np.arange(5)}), lambda batch: {"y": 2 * batch["x"]}, rows=4)
+    copy = pickle.loads(pickle.dumps(items))
+    assert isinstance(copy, Arrays)
+    np.testing.assert_array_equal(copy.leaves["y"], 2 * np.arange(5))
