@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxgen.errors import UserError
 
 Picture = Float[Array, "batch height width channels"]
 
@@ -18,12 +21,14 @@ def convolution(
     kernel: int = 3,
     *,
     stride: int = 1,
+    padding: int | Sequence[tuple[int, int]] | None = None,
     zero: bool = False,
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
-    """A square convolution with "same" padding, `kernel` wide; call it inside a Linen module.
+    """A square convolution, `kernel` wide, with "same" padding; call it inside a Linen module.
 
+    padding: another one, on all four sides or as ((above, below), (left, right)).
     zero: starts as the zero function, as the last layer of a residual branch should.
     dtype: of the computation; parameters stay float32.
     """
@@ -33,7 +38,7 @@ def convolution(
         (kernel, kernel),
         strides=stride,
         # Symmetric whatever the stride: what PyTorch's `padding=kernel // 2` does.
-        padding=kernel // 2,
+        padding=kernel // 2 if padding is None else padding,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(
             initializer, (None, None, "channels_in", "channels_out")
@@ -49,10 +54,12 @@ class GroupNorm(nn.Module):
     Parameters as Flax's own. Here everything about a group is worked out on (batch, channels), and
     the picture itself is only multiplied and added to once: on CPUs that takes half the time.
 
+    groups: another number of them; `UserError` unless it divides the channels.
     epsilon: added to the variance.
     dtype: of the answer; the statistics are float32.
     """
 
+    groups: int | None = None
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
@@ -65,7 +72,12 @@ class GroupNorm(nn.Module):
     ) -> Picture:
         """Normalizes; given a scale and a shift for each picture, times (1 + scale) plus shift."""
         _, height, width, channels = picture.shape
-        groups = min(32, max(1, channels // 4))
+        groups = min(32, max(1, channels // 4)) if self.groups is None else self.groups
+        if channels % groups:
+            raise UserError(
+                f"{channels} channels can't be normalized in {groups} equal groups: take another "
+                "width or another number of groups."
+            )
         gain: Any = self.param(
             "scale",
             nn.with_logical_partitioning(nn.initializers.ones, ("channels_out",)),
