@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"nn"},
     "families": {"nn"},
+    "interop": {"families", "nn"},
     "training": {"parallel", "data.loader"},
     "cli": {"training", "data"},
     "experiments": {"families", "nn", "data", "evaluation", "training.optimizers", "cli"},
