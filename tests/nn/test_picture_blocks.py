@@ -28,7 +28,6 @@ def test_dropout_needs_a_key_to_act():
     assert not jnp.allclose(dropped, still)
 
 
-
 def away_from_zero(block, *arguments):
     """Parameters that hide no layer behind a zero."""
     generator = np.random.default_rng(0)

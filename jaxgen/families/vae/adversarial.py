@@ -46,12 +46,16 @@ class Adversary(NamedTuple):
 
 # Lim & Ye 2017, halved as VQGAN halves it: logits beyond a margin of 1 count as told apart.
 HINGE = Adversary(
-    lambda real, made: 0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + made)),
+    lambda real, made: (
+        0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + made))
+    ),
     lambda made: -jnp.mean(made),
 )
 # Goodfellow et al. 2014, section 3: the mean of both cross entropies, and -log D for the generator.
 NON_SATURATING = Adversary(
-    lambda real, made: 0.5 * jnp.mean(jax.nn.softplus(-real)) + 0.5 * jnp.mean(jax.nn.softplus(made)),
+    lambda real, made: (
+        0.5 * jnp.mean(jax.nn.softplus(-real)) + 0.5 * jnp.mean(jax.nn.softplus(made))
+    ),
     lambda made: jnp.mean(jax.nn.softplus(-made)),
 )
 
@@ -200,9 +204,7 @@ class AdversarialAutoencoder:
 
     def passed(self, model: Model, pictures: Picture) -> Passed:
         """The bottleneck's whole answer for pictures in [-1, 1], outside training."""
-        return self._passed(
-            model.params["autoencoder"], pictures, model.variables, None, False
-        )
+        return self._passed(model.params["autoencoder"], pictures, model.variables, None, False)
 
     def _passed(
         self, autoencoder: Params, picture: Picture, state: Variables, key: Key | None, train: bool

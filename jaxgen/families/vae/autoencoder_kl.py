@@ -9,7 +9,7 @@ makes the network VQGAN's (Esser et al. 2021).
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import flax.linen as nn
 import flax.struct
@@ -88,6 +88,7 @@ class AutoencoderKL(nn.Module):
         return latent / self.scaling_factor + self.shift
 
 
+@runtime_checkable
 class Passed(Protocol):
     """What comes out of a bottleneck.
 
