@@ -25,7 +25,8 @@ import numpy as np
 
 from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Shuffled, Subset, whole_split
-from jaxgen.evaluation.classifier import level_activations, read
+from jaxgen.evaluation.classifier import level_activations
+from jaxgen.evaluation.features import read
 from jaxgen.evaluation.frechet import Moments, frechet_distance
 from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params, Preview, Update
 from jaxgen.families.vae.adversarial import AdversarialAutoencoder
@@ -49,7 +50,6 @@ class Config:
     widths: tuple[int, ...] = (8, 16, 32)  # channels at 28×28, 14×14, 7×7
     blocks: int = 1  # residual blocks a level of the encoder, one more in the decoder
     latent_channels: int = 2  # of each of the 7×7 latents
-    codes: int = 0  # size of the code-book; 0 is the Gaussian bottleneck
     kl_weight: float = 1e-3  # of the divergence of a latent number, in nats
     perceptual_weight: float = 0.1  # of the classifier's distance; the absolute error has 1
     adversarial_weight: float = 0.2  # of the discriminator's term, times the adaptive weight
@@ -65,7 +65,6 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
-    "vq": Config(latent_channels=8, codes=256),
     "tiny": Config(
         widths=(4, 8), latent_channels=1, judge_width=4, steps=8, adversarial_start=4,
         batch_size=16, samples=80,

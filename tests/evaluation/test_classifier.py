@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.evaluation.classifier import Classifier, classification_loss, read
+from jaxgen.evaluation.classifier import Classifier, classification_loss, level_activations
+from jaxgen.evaluation.features import read
 from jaxgen.experiment import Context
 
 NETWORK = Classifier(3, (8,), features=5)
@@ -45,9 +46,12 @@ def test_it_can_learn_seven_pictures_by_heart():
     np.testing.assert_array_equal(labels, LABELS)
 
 
-def test_reading_in_batches_that_do_not_divide_changes_nothing():
-    params = parameters()
-    logits, features = NETWORK.apply({"params": params}, PICTURES)
-    labels, read_features = read(NETWORK, params, np.asarray(PICTURES), batch_size=3)
-    np.testing.assert_array_equal(labels, np.argmax(logits, -1))
-    np.testing.assert_allclose(read_features, features, atol=1e-5)
+def test_level_activations_are_what_the_logits_are_made_of():
+    network = Classifier(3, (4, 8), features=5)
+    picture = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    params = nn.unbox(network.init(jax.random.key(1), picture))["params"]
+    first, second = level_activations(network, params)(picture)
+    assert first.shape == (2, 8, 8, 4) and second.shape == (2, 4, 4, 8)
+    pooled = nn.max_pool(second, (2, 2), strides=(2, 2)).reshape(2, -1)
+    features = pooled @ params["features"]["kernel"] + params["features"]["bias"][None]
+    np.testing.assert_allclose(features, network.apply({"params": params}, picture)[1], atol=1e-5)

@@ -99,13 +99,24 @@ class Passed(Protocol):
     """
 
     @property
-    def values(self) -> Any: ...
+    def values(self) -> Any:
+        """The latents."""
+        ...
+
     @property
-    def loss(self) -> Any: ...
+    def loss(self) -> Any:
+        """The added loss."""
+        ...
+
     @property
-    def state(self) -> Any: ...
+    def state(self) -> Any:
+        """The next state."""
+        ...
+
     @property
-    def metrics(self) -> Any: ...
+    def metrics(self) -> Any:
+        """What to log."""
+        ...
 
 
 # `(encoded, state, key, train) -> Passed`; without training nothing is random, the state comes
