@@ -103,11 +103,13 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         return model.decode(trained, passed.values), passed.values, passed.metrics
 
     def score(trained: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        seen, remade, errors, latents, metrics = [], [], [], [], []
+        features: dict[str, list[np.ndarray]] = {"real": [], "made": []}
+        errors, latents, metrics = [], [], []
         for batch, valid in whole_split(data["test"], min(config.samples, 250)):
             made, latent, measured = jax.device_get(look(trained, batch["image"]))
-            for kept, pictures in ((seen, batch["image"]), (remade, made)):
-                kept.append(read(classifier.network, classifier.params, pictures[valid])[1])
+            for name, pictures in (("real", batch["image"]), ("made", made)):
+                _, some = read(classifier.network, classifier.params, pictures[valid])
+                features[name].append(some)
             errors.append(np.mean((made - batch["image"])[valid] ** 2, axis=(1, 2, 3)))
             latents.append(latent[valid])
             metrics.append(measured)
@@ -117,7 +119,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
             # In decibels; the range of a pixel is 2.
             "peak_signal_to_noise_ratio": float(np.mean(10 * np.log10(4 / error))),
             "reconstruction_frechet_distance": frechet_distance(
-                Moments.of(np.concatenate(seen)), Moments.of(np.concatenate(remade))
+                *(Moments.of(np.concatenate(some)) for some in features.values())
             ),
             "latent_deviation": float(np.concatenate(latents).std()),
             **{name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},

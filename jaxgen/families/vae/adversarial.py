@@ -209,7 +209,7 @@ class AdversarialAutoencoder:
     def _passed(
         self, autoencoder: Params, picture: Picture, state: Variables, key: Key | None, train: bool
     ) -> Passed:
-        encoded = self.network.apply({"params": autoencoder}, picture, method="encode")
+        encoded: Any = self.network.apply({"params": autoencoder}, picture, method="encode")
         return self.bottleneck(encoded, state, key, train)
 
     def _decode(self, autoencoder: Params, latent: Picture) -> Any:
