@@ -18,6 +18,8 @@ from jaxgen.nn.convolution import GroupNorm, convolution
 
 Picture = Float[Array, "batch height width channels"]
 
+Maps = tuple[Float[Array, "batch _ _ _"], ...]  # of several resolutions and widths
+
 _LEVELS = "levels"
 
 
@@ -65,16 +67,14 @@ class Classifier(nn.Module):
         return logits, features
 
 
-def level_activations(
-    network: Classifier, params: Params
-) -> Callable[[Picture], tuple[Picture, ...]]:
+def level_activations(network: Classifier, params: Params) -> Callable[[Picture], Maps]:
     """What each level of a trained classifier makes of pictures: for perceptual distances.
 
     The answer takes pictures in [-1, 1] to one map a level, (batch, height, width, width of the
     level), before its resolution is halved.
     """
 
-    def activations(picture: Picture) -> tuple[Picture, ...]:
+    def activations(picture: Picture) -> Maps:
         _, seen = network.apply({"params": params}, picture, mutable=["intermediates"])
         return seen["intermediates"][_LEVELS]
 
