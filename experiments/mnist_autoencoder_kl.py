@@ -1,8 +1,8 @@
 """AutoencoderKL on MNIST: latent diffusion's first stage, 28×28 digits to 7×7 latents and back.
 
 Papers: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv
-2112.10752); Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), whose discriminator
-and adaptive weight these are. The perceptual term sees with the MNIST classifier instead of LPIPS's network.
+2112.10752); Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), whose adaptive weight this
+is. The perceptual term sees with the MNIST classifier in place of LPIPS's network.
 
 Command: jaxgen train experiments/mnist_autoencoder_kl.py
 

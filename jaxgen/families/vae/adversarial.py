@@ -23,7 +23,7 @@ import optax
 from jaxtyping import Array, Float
 
 from jaxgen.experiment import Batch, Context, Key, Model, Output, Params, Variables
-from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, Bottleneck, Passed
+from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, Bottleneck, Latent, Passed
 from jaxgen.nn.convolution import Picture
 
 Logits = Float[Array, "batch rows columns"]
@@ -190,11 +190,11 @@ class AdversarialAutoencoder:
         metrics = {"real": real, "made": made}
         return Output(value=value, weight=picture.shape[0], metrics=metrics)
 
-    def encode(self, model: Model, pictures: Picture) -> Picture:
+    def encode(self, model: Model, pictures: Picture) -> Latent:
         """The latents of pictures in [-1, 1]: posterior means, or codes."""
         return self.passed(model, pictures).values
 
-    def decode(self, model: Model, latent: Picture) -> Picture:
+    def decode(self, model: Model, latent: Latent) -> Picture:
         """The pictures of latents, clipped to [-1, 1]."""
         return jnp.clip(self._decode(model.params["autoencoder"], latent), -1, 1)
 
@@ -212,7 +212,7 @@ class AdversarialAutoencoder:
         encoded: Any = self.network.apply({"params": autoencoder}, picture, method="encode")
         return self.bottleneck(encoded, state, key, train)
 
-    def _decode(self, autoencoder: Params, latent: Picture) -> Any:
+    def _decode(self, autoencoder: Params, latent: Latent) -> Any:
         return self.network.apply({"params": autoencoder}, latent, method="decode")
 
     def _judge(self, judge: Params, picture: Picture) -> Any:
