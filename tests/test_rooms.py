@@ -19,6 +19,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"nn", "parallel"},
     "families": {"nn"},
+    "interop": {"families", "nn"},
     "training": {"parallel", "data.loader"},
     "flags": set(),
     "cli": {"flags", "training", "data"},

@@ -141,7 +141,9 @@ class Computed:
     compute: Callable[[Item], Mapping[str, Any]]
     rows: int = 500
     _kept: list[Arrays] = field(default_factory=list, init=False, repr=False, compare=False)
-    _one_at_a_time: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _one_at_a_time: Any = field(
+        default_factory=threading.Lock, init=False, repr=False, compare=False
+    )
 
     def __len__(self) -> int:
         return len(self.items)

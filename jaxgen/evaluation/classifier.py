@@ -6,7 +6,7 @@ classifier Fréchet distance") and compares with nothing but itself.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -18,6 +18,10 @@ from jaxgen.experiment import Context, Loss, Output, Params
 from jaxgen.nn.convolution import GroupNorm, convolution
 
 Picture = Float[Array, "batch height width channels"]
+
+Maps = tuple[Float[Array, "batch _ _ _"], ...]  # of several resolutions and widths
+
+_LEVELS = "levels"
 
 
 class Classifier(nn.Module):
@@ -47,6 +51,7 @@ class Classifier(nn.Module):
             for index in range(2):
                 picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
                 picture = nn.relu(GroupNorm(name=f"norm_{level}_{index}")(picture))
+            self.sow("intermediates", _LEVELS, picture)
             picture = nn.max_pool(picture, (2, 2), strides=(2, 2))
         flat = picture.reshape(picture.shape[0], -1)
         flat = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(flat)
@@ -61,6 +66,20 @@ class Classifier(nn.Module):
             name="logits",
         )(nn.relu(features))
         return logits, features
+
+
+def level_activations(network: Classifier, params: Params) -> Callable[[Picture], Maps]:
+    """What each level of a trained classifier makes of pictures: for perceptual distances.
+
+    The answer takes pictures in [-1, 1] to one map a level, (batch, height, width, width of the
+    level), before its resolution is halved.
+    """
+
+    def activations(picture: Picture) -> Maps:
+        _, seen = network.apply({"params": params}, picture, mutable=["intermediates"])
+        return seen["intermediates"][_LEVELS]
+
+    return activations
 
 
 def _folded(

@@ -66,7 +66,7 @@ class Unit(nn.Module):
             self.features,
             self.kernel,
             stride=self.stride,
-            padded=self.padded,
+            padding=None if self.padded else 0,
             bias=False,
             name="convolution",
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -9,6 +10,8 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
+
+from jaxgen.errors import UserError
 
 Picture = Float[Array, "batch height width channels"]
 
@@ -18,7 +21,7 @@ def convolution(
     kernel: int | tuple[int, int] = 3,
     *,
     stride: int = 1,
-    padded: bool = True,
+    padding: int | Sequence[tuple[int, int]] | None = None,
     bias: bool = True,
     zero: bool = False,
     dtype: Any = jnp.float32,
@@ -26,19 +29,20 @@ def convolution(
 ) -> nn.Conv:
     """A convolution, `kernel` wide or (height, width); call it inside a Linen module.
 
-    padded: with zeros by half the kernel at each side ("same"); otherwise not at all ("valid").
+    padding: zeros on all four sides, or ((above, below), (left, right)); by default half the
+        kernel ("same"), and 0 is "valid".
     zero: starts as the zero function, as the last layer of a residual branch should.
     dtype: of the computation; parameters stay float32.
     """
     initializer = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     # Symmetric whatever the stride: what PyTorch's `padding=kernel // 2` does.
-    padding = (height // 2, width // 2) if padded else (0, 0)
+    same = ((height // 2, height // 2), (width // 2, width // 2))
     return nn.Conv(
         features,
         (height, width),
         strides=stride,
-        padding=[(padding[0], padding[0]), (padding[1], padding[1])],
+        padding=same if padding is None else padding,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(
@@ -55,10 +59,12 @@ class GroupNorm(nn.Module):
     Parameters as Flax's own. Here everything about a group is worked out on (batch, channels), and
     the picture itself is only multiplied and added to once: on CPUs that takes half the time.
 
+    groups: another number of them; `UserError` unless it divides the channels.
     epsilon: added to the variance.
     dtype: of the answer; the statistics are float32.
     """
 
+    groups: int | None = None
     epsilon: float = 1e-5
     dtype: Any = jnp.float32
 
@@ -71,7 +77,12 @@ class GroupNorm(nn.Module):
     ) -> Picture:
         """Normalizes; given a scale and a shift for each picture, times (1 + scale) plus shift."""
         _, height, width, channels = picture.shape
-        groups = min(32, max(1, channels // 4))
+        groups = min(32, max(1, channels // 4)) if self.groups is None else self.groups
+        if channels % groups:
+            raise UserError(
+                f"{channels} channels can't be normalized in {groups} equal groups: take another "
+                "width or another number of groups."
+            )
         gain: Any = self.param(
             "scale",
             nn.with_logical_partitioning(nn.initializers.ones, ("channels_out",)),

@@ -6,7 +6,12 @@ import optax
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.evaluation.classifier import Classifier, _folded, classification_loss
+from jaxgen.evaluation.classifier import (
+    Classifier,
+    _folded,
+    classification_loss,
+    level_activations,
+)
 from jaxgen.evaluation.features import read
 from jaxgen.experiment import Context
 
@@ -67,3 +72,14 @@ def test_folded_pictures_are_classified_too():
 def test_a_patch_that_does_not_divide_is_refused():
     with pytest.raises(UserError, match="3×3 pixels don't fit pictures of 4×4"):
         Classifier(3, (8,), patch=3).init(jax.random.key(0), PICTURES)
+
+
+def test_level_activations_are_what_the_logits_are_made_of():
+    network = Classifier(3, (4, 8), features=5)
+    picture = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
+    params = nn.unbox(network.init(jax.random.key(1), picture))["params"]
+    first, second = level_activations(network, params)(picture)
+    assert first.shape == (2, 8, 8, 4) and second.shape == (2, 4, 4, 8)
+    pooled = nn.max_pool(second, (2, 2), strides=(2, 2)).reshape(2, -1)
+    features = pooled @ params["features"]["kernel"] + params["features"]["bias"][None]
+    np.testing.assert_allclose(features, network.apply({"params": params}, picture)[1], atol=1e-5)

@@ -45,9 +45,11 @@ def test_bits_per_dimension():
 
 def test_annealing_finds_the_evidence():
     def log_likelihood(latent):
-        return likelihood(TRUE, latent).log_probability(
-            jnp.broadcast_to(X, (latent.shape[0], *X.shape))
-        ).sum(-1)
+        return (
+            likelihood(TRUE, latent)
+            .log_probability(jnp.broadcast_to(X, (latent.shape[0], *X.shape)))
+            .sum(-1)
+        )
 
     found = jax.jit(
         lambda key: annealed_importance_sampling(

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.errors import UserError
 from jaxgen.nn.convolution import GroupNorm, convolution, doubled, spread_channels
 
 
@@ -13,7 +14,7 @@ from jaxgen.nn.convolution import GroupNorm, convolution, doubled, spread_channe
 @pytest.mark.parametrize("kernel, stride", [(3, 1), (3, 2), (1, 1), ((1, 5), 1), ((3, 1), 2)])
 def test_convolution_is_a_weighted_sum_of_its_neighbourhood(kernel, stride, padded):
     picture = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
-    layer = convolution(5, kernel, stride=stride, padded=padded, bias=padded)
+    layer = convolution(5, kernel, stride=stride, padding=None if padded else 0, bias=padded)
     variables = nn.unbox(layer.init(jax.random.key(1), picture))
     assert ("bias" in variables["params"]) == padded
     weights = np.asarray(variables["params"]["kernel"])
@@ -28,6 +29,17 @@ def test_convolution_is_a_weighted_sum_of_its_neighbourhood(kernel, stride, padd
     )
     found = layer.apply(variables, picture)
     np.testing.assert_allclose(found, expected[:, ::stride, ::stride], atol=1e-5)
+
+
+def test_padding_may_be_one_sided():
+    picture = jax.random.normal(jax.random.key(0), (2, 4, 6, 3))
+    below_and_right = convolution(5, stride=2, padding=((0, 1), (0, 1)))
+    variables = nn.unbox(below_and_right.init(jax.random.key(1), picture))
+    padded = jnp.pad(picture, ((0, 0), (0, 1), (0, 1), (0, 0)))
+    found = below_and_right.apply(variables, picture)
+    assert found.shape == (2, 2, 3, 5)
+    none = convolution(5, stride=2, padding=0)
+    np.testing.assert_allclose(found, none.apply(variables, padded), atol=1e-5)
 
 
 def test_zero_convolution_starts_as_nothing():
@@ -49,6 +61,15 @@ def test_group_norm_is_that_of_flax(channels, groups):
     for compute in (loss, jax.grad(loss), jax.grad(loss, argnums=1)):
         ours, expected = (compute(picture, variables, one) for one in (GroupNorm(), theirs))
         jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), ours, expected)
+
+
+def test_group_norm_takes_other_groups_and_another_epsilon():
+    picture = 1e-3 * jax.random.normal(jax.random.key(0), (2, 4, 4, 12))
+    ours, theirs = GroupNorm(3, 1e-6), nn.GroupNorm(3, epsilon=1e-6)
+    found, variables = ours.init_with_output(jax.random.key(0), picture)
+    np.testing.assert_allclose(found, theirs.apply(nn.unbox(variables), picture), atol=1e-4)
+    with pytest.raises(UserError, match="12 channels can't be normalized in 5"):
+        GroupNorm(5).init(jax.random.key(0), picture)
 
 
 def test_group_norm_scales_and_shifts_each_picture_on_its_own():

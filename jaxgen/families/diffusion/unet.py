@@ -11,83 +11,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
-from jaxgen.nn.attention import attention
 from jaxgen.nn.convolution import GroupNorm, convolution, doubled
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.picture_blocks import AttentionBlock, ResidualBlock
 from jaxgen.nn.time_embedding import sinusoidal_embedding
 
 Picture = Float[Array, "batch height width channels"]
 Embedding = Float[Array, "batch embed"]
-
-
-class ResidualBlock(nn.Module):
-    """Two normalized convolutions on a shortcut; the embedding scales and shifts in between.
-
-    The block of ADM (Dhariwal & Nichol 2021, section 3.1, adaptive group normalization). It starts
-    as its shortcut, since its last convolution starts at zero.
-    """
-
-    channels: int
-    dropout: float
-    dtype: Any
-
-    @nn.compact
-    def __call__(
-        self, picture: Picture, embedding: Embedding
-    ) -> Float[Array, "batch height width {self.channels}"]:
-        """Any number of channels -> `channels`."""
-        incoming = picture.shape[-1]
-        hidden = nn.silu(GroupNorm(dtype=self.dtype, name="norm_in")(picture))
-        hidden = convolution(self.channels, dtype=self.dtype, name="convolution_in")(hidden)
-        modulation = Linear(
-            (2 * self.channels,), ("embed", "channels_out"), dtype=self.dtype, name="modulation"
-        )
-        scale, shift = jnp.split(modulation(nn.silu(embedding)), 2, axis=-1)
-        hidden = nn.silu(GroupNorm(dtype=self.dtype, name="norm_out")(hidden, scale, shift))
-        # Without a "dropout" key there is none: sampling and evaluation just don't pass it.
-        hidden = nn.Dropout(self.dropout, deterministic=not self.has_rng("dropout"))(hidden)
-        hidden = convolution(self.channels, zero=True, dtype=self.dtype, name="convolution_out")(
-            hidden
-        )
-        if incoming != self.channels:
-            picture = Linear(
-                (self.channels,), ("channels_in", "channels_out"), dtype=self.dtype, name="shortcut"
-            )(picture)
-        return picture + hidden
-
-
-class AttentionBlock(nn.Module):
-    """Self-attention between all places of a picture, on a shortcut (Ho et al. 2020)."""
-
-    head_dim: int
-    dtype: Any
-
-    @nn.compact
-    def __call__(self, picture: Picture) -> Picture:
-        """(batch, height, width, channels) -> the same; `UserError` unless head_dim divides."""
-        batch, height, width, channels = picture.shape
-        if channels % self.head_dim:
-            raise UserError(
-                f"Attention over {channels} channels can't have heads of {self.head_dim}: choose a "
-                "lowest width that head_dim divides."
-            )
-        places = GroupNorm(dtype=self.dtype, name="norm")(picture)
-        places = places.reshape(batch, height * width, channels)
-        heads = (channels // self.head_dim, self.head_dim)
-        query, key, value = (
-            Linear(heads, ("channels_in", "heads", "head_dim"), dtype=self.dtype, name=name)(places)
-            for name in ("query", "key", "value")
-        )
-        mixed = attention(query, key, value)
-        mixed = Linear(
-            (channels,),
-            ("heads", "head_dim", "channels_out"),
-            inputs=2,
-            initializer=nn.initializers.zeros,
-            dtype=self.dtype,
-            name="output",
-        )(mixed)
-        return picture + mixed.reshape(picture.shape)
 
 
 class UNet(nn.Module):
@@ -167,10 +97,10 @@ class UNet(nn.Module):
         return last(picture.astype(jnp.float32))
 
     def _block(self, channels: int, name: str) -> ResidualBlock:
-        return ResidualBlock(channels, self.dropout, self.dtype, name=name)
+        return ResidualBlock(channels, self.dropout, dtype=self.dtype, name=name)
 
     def _attention(self, name: str) -> AttentionBlock:
-        return AttentionBlock(self.head_dim, self.dtype, name=name)
+        return AttentionBlock(self.head_dim, dtype=self.dtype, name=name)
 
     def _embedding(
         self, time: Float[Array, "batch"], label: Int[Array, "batch"] | None

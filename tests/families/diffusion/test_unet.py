@@ -6,7 +6,7 @@ import pytest
 
 from jaxgen.errors import UserError
 from jaxgen.families.diffusion.guidance import NO_CLASS
-from jaxgen.families.diffusion.unet import AttentionBlock, ResidualBlock, UNet
+from jaxgen.families.diffusion.unet import UNet
 
 NETWORK = UNet(1, (8, 16), blocks=1, head_dim=8, classes=3)
 PICTURE = jax.random.normal(jax.random.key(0), (2, 8, 8, 1))
@@ -32,16 +32,6 @@ def variables(boxed):
 
 
 apply = jax.jit(NETWORK.apply)
-
-
-def test_blocks_start_as_their_shortcuts():
-    hidden = jax.random.normal(jax.random.key(3), (2, 4, 4, 8))
-    block = ResidualBlock(8, dropout=0.0, dtype=jnp.float32)
-    answer, _ = jax.jit(block.init_with_output)(jax.random.key(0), hidden, jnp.ones((2, 5)))
-    np.testing.assert_array_equal(answer, hidden)
-    block = AttentionBlock(4, dtype=jnp.float32)
-    answer, _ = jax.jit(block.init_with_output)(jax.random.key(0), hidden)
-    np.testing.assert_array_equal(answer, hidden)
 
 
 def test_every_parameter_matters(variables):
@@ -85,17 +75,6 @@ def test_bfloat16_computes_about_the_same_and_answers_in_float32(variables):
     assert answer.dtype == jnp.float32
     full = apply(variables, PICTURE, TIME, LABEL)
     np.testing.assert_allclose(answer, full, atol=0.05 * float(jnp.max(jnp.abs(full))))
-
-
-def test_dropout_needs_a_key_to_act():
-    hidden, embedding = jax.random.normal(jax.random.key(3), (2, 4, 4, 8)), jnp.ones((2, 5))
-    block = ResidualBlock(8, dropout=0.5, dtype=jnp.float32)
-    shapes = nn.unbox(jax.eval_shape(block.init, jax.random.key(0), hidden, embedding))
-    ones = jax.tree.map(lambda leaf: jnp.ones(leaf.shape), shapes)
-    still = block.apply(ones, hidden, embedding)
-    np.testing.assert_array_equal(still, block.clone(dropout=0.0).apply(ones, hidden, embedding))
-    dropped = block.apply(ones, hidden, embedding, rngs={"dropout": jax.random.key(0)})
-    assert not jnp.allclose(dropped, still)
 
 
 def test_parameters_carry_their_logical_axes(boxed):

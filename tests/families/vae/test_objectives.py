@@ -72,9 +72,7 @@ def test_analytic_and_sampled_bounds_agree_away_from_it():
     other = outputs(sampled_bound_loss(MODEL, observe), params, 8000)
     error = np.hypot(np.std(one.value), np.std(other.value)) / np.sqrt(8000)
     assert abs(one.value.mean() - other.value.mean()) < 4 * error
-    np.testing.assert_allclose(
-        one.metrics["rate"].mean(), other.metrics["rate"].mean(), rtol=0.02
-    )
+    np.testing.assert_allclose(one.metrics["rate"].mean(), other.metrics["rate"].mean(), rtol=0.02)
 
 
 def test_the_bound_grows_with_the_samples_towards_the_evidence():

@@ -85,8 +85,9 @@ def test_reconstructions_follow_their_originals():
 
 def test_all_of_them_render():
     made = samplers.autoencoder_samplers(
-        lambda model, key, count, temperature: temperature
-        * jax.random.normal(key, (count, 2, 2, 1)),
+        lambda model, key, count, temperature: (
+            temperature * jax.random.normal(key, (count, 2, 2, 1))
+        ),
         lambda model, key, pictures: pictures,
         encode,
         decode,

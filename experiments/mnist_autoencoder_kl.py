@@ -1,0 +1,149 @@
+"""AutoencoderKL on MNIST: latent diffusion's first stage, 28×28 digits to 7×7 latents and back.
+
+Papers: Rombach et al. 2022, "High-Resolution Image Synthesis with Latent Diffusion Models" (arXiv
+2112.10752); Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841), whose adaptive weight this
+is. The perceptual term sees with the MNIST classifier in place of LPIPS's network.
+
+Command: jaxgen train experiments/mnist_autoencoder_kl.py
+
+Hardware and time: 1 CPU core; the time has not been measured.
+
+Expected, over the 10,000 test digits: not measured yet, in no setting.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxgen.data.datasets import mnist
+from jaxgen.data.sources import Shuffled, Subset, whole_split
+from jaxgen.evaluation.classifier import level_activations
+from jaxgen.evaluation.features import read
+from jaxgen.evaluation.frechet import Moments, frechet_distance
+from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params, Preview, Update
+from jaxgen.families.vae.adversarial import AdversarialAutoencoder
+from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, gaussian_bottleneck
+from jaxgen.families.vae.perceptual import perceptual_distance
+from jaxgen.families.vae.samplers import ReconstructRequest, reconstruction_sampler, walk_sampler
+from jaxgen.nn.patch_discriminator import PatchDiscriminator
+from jaxgen.training.optimizers import adamw, warmup_cosine
+
+REQUIRES = {"classifier": "mnist_classifier.py"}
+
+
+@dataclass(frozen=True)
+class Config:
+    """The numbers one sweeps."""
+
+    widths: tuple[int, ...] = (8, 16, 32)  # channels at 28×28, 14×14, 7×7
+    blocks: int = 1  # residual blocks a level of the encoder, one more in the decoder
+    latent_channels: int = 2  # of each of the 7×7 latents
+    kl_weight: float = 1e-3  # of the divergence of a latent number, in nats
+    perceptual_weight: float = 0.1  # of the classifier's distance; the absolute error has 1
+    adversarial_weight: float = 0.2  # of the discriminator's term, times the adaptive weight
+    adversarial_start: int = 600  # step in which the discriminator joins
+    judge_width: int = 8  # channels of the discriminator's first layer
+    bfloat16: bool = False  # compute in bfloat16, for accelerators
+    steps: int = 1200  # training steps
+    batch_size: int = 64  # digits a step
+    learning_rate: float = 2e-3  # Adam's highest
+    samples: int = 10_000  # test digits scored
+    seed: int = 0  # decides everything
+
+
+SETTINGS = {
+    "default": Config(),
+    "tiny": Config(
+        widths=(4, 8), latent_channels=1, judge_width=4, steps=8, adversarial_start=4,
+        batch_size=16, samples=80,
+    ),
+    "gpu": Config(
+        widths=(64, 128, 256), blocks=2, judge_width=64, bfloat16=True, steps=20_000,
+        adversarial_start=5_000, batch_size=256, learning_rate=5e-4,
+    ),
+}  # fmt: skip
+
+
+def build(config: Config, required: Mapping[str, Any]) -> Experiment:
+    """An autoencoder and its discriminator in turn, on the training digits."""
+    classifier = required["classifier"]
+    dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
+    see = level_activations(classifier.network, classifier.params)
+    model = AdversarialAutoencoder(
+        AutoencoderKL(
+            1, config.widths, config.blocks, config.latent_channels, groups=None, dtype=dtype
+        ),
+        gaussian_bottleneck(config.kl_weight),
+        PatchDiscriminator(config.judge_width, layers=2, dtype=dtype),
+        partial(perceptual_distance, see),
+        perceptual_weight=config.perceptual_weight,
+        adversarial_weight=config.adversarial_weight,
+        start=config.adversarial_start,
+    )
+    test = Subset(mnist("test"), np.arange(config.samples))
+
+    def init(key: Key, batch: Batch) -> tuple[Params, Any]:
+        return model.init(key, batch), {}
+
+    @jax.jit
+    def look(trained: Model, pictures: Any) -> Any:
+        passed = model.passed(trained, pictures)
+        return model.decode(trained, passed.values), passed.values, passed.metrics
+
+    def score(trained: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
+        features: dict[str, list[np.ndarray]] = {"real": [], "made": []}
+        errors, latents, metrics = [], [], []
+        for batch, valid in whole_split(data["test"], min(config.samples, 250)):
+            made, latent, measured = jax.device_get(look(trained, batch["image"]))
+            for name, pictures in (("real", batch["image"]), ("made", made)):
+                _, some = read(classifier.network, classifier.params, pictures[valid])
+                features[name].append(some)
+            errors.append(np.mean((made - batch["image"])[valid] ** 2, axis=(1, 2, 3)))
+            latents.append(latent[valid])
+            metrics.append(measured)
+        error = np.concatenate(errors)
+        return {
+            "reconstruction_mean_squared_error": float(error.mean()),
+            # In decibels; the range of a pixel is 2.
+            "peak_signal_to_noise_ratio": float(np.mean(10 * np.log10(4 / error))),
+            "reconstruction_frechet_distance": frechet_distance(
+                *(Moments.of(np.concatenate(some)) for some in features.values())
+            ),
+            "latent_deviation": float(np.concatenate(latents).std()),
+            **{name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},
+        }
+
+    schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
+    optimizer = adamw(schedule, b1=0.5, b2=0.9, clip=1.0)
+    return Experiment(
+        init=init,
+        updates=[
+            Update("autoencoder", model.autoencoder_loss, optimizer, moves="autoencoder"),
+            Update("discriminator", model.discriminator_loss, optimizer, moves="discriminator"),
+        ],
+        data={"train": Shuffled(mnist("train"), config.batch_size, config.seed), "test": test},
+        steps=config.steps,
+        seed=config.seed,
+        network=model.network,
+        samplers={
+            "reconstruct": reconstruction_sampler(model.reconstruct, test),
+            "walk": walk_sampler(model.encode, model.decode, test),
+        },
+        evaluations=[Evaluation("mnist_classifier", score)],
+        previews=[Preview("reconstructions", "reconstruct", ReconstructRequest(), every=300)],
+        unit="digits",
+    )
+
+
+if __name__ == "__main__":
+    from jaxgen.cli import main
+
+    main(["train", *sys.argv])
