@@ -19,15 +19,20 @@ def convolution(
     *,
     stride: int = 1,
     zero: bool = False,
+    gain: float = 1.0,
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
     """A square convolution with "same" padding, `kernel` wide; call it inside a Linen module.
 
     zero: starts as the zero function, as the last layer of a residual branch should.
+    gain: multiplies the spread of the initial kernel, as 1/√depth does for the last layers of a
+        deep residual network's branches, which then add up to one.
     dtype: of the computation; parameters stay float32.
     """
-    initializer = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    # LeCun's normal initialization at gain 1.
+    spread = nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+    initializer = nn.initializers.zeros if zero else spread
     return nn.Conv(
         features,
         (kernel, kernel),
@@ -98,8 +103,24 @@ class GroupNorm(nn.Module):
 
 def doubled(picture: Picture) -> Float[Array, "batch 2*height 2*width channels"]:
     """Each pixel becomes a 2×2 square (nearest neighbour)."""
+    return enlarged(picture, 2)
+
+
+def enlarged(
+    picture: Picture, factor: int
+) -> Float[Array, "batch {factor}*height {factor}*width channels"]:
+    """Each pixel becomes a `factor`×`factor` square (nearest neighbour)."""
     batch, height, width, channels = picture.shape
     spread = jnp.broadcast_to(
-        picture[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
+        picture[:, :, None, :, None, :], (batch, height, factor, width, factor, channels)
     )
-    return spread.reshape(batch, 2 * height, 2 * width, channels)
+    return spread.reshape(batch, factor * height, factor * width, channels)
+
+
+def averaged(
+    picture: Float[Array, "batch {factor}*height {factor}*width channels"], factor: int
+) -> Picture:
+    """Each `factor`×`factor` square becomes one pixel, its mean; undoes `enlarged`."""
+    batch, height, width, channels = picture.shape
+    squares = picture.reshape(batch, height // factor, factor, width // factor, factor, channels)
+    return squares.mean((2, 4))
