@@ -20,7 +20,8 @@ import numpy as np
 
 from jaxgen.data.datasets import digits_split
 from jaxgen.data.sources import Shuffled
-from jaxgen.evaluation.classifier import Classifier, classification_loss, read
+from jaxgen.evaluation.classifier import Classifier, classification_loss
+from jaxgen.evaluation.features import read
 from jaxgen.experiment import Batch, Best, Evaluation, Experiment, Key, Model, Params, Update
 from jaxgen.training.optimizers import adamw, warmup_cosine
 

@@ -25,7 +25,7 @@ import numpy as np
 
 from jaxgen.data.datasets import digits_split
 from jaxgen.data.sources import Shuffled
-from jaxgen.evaluation.classifier import read
+from jaxgen.evaluation.features import read
 from jaxgen.evaluation.frechet import Moments, frechet_distance
 from jaxgen.evaluation.precision_recall import precision_recall
 from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params, Preview, Update

@@ -17,15 +17,15 @@ from jaxgen.training import drawing, experiment_file, run_directory, runs
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
-NEEDS_SHAKESPEARE = {"shakespeare_gpt"}
+NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist"}
 ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt"]
 
 
 def begin(path, directory, checkpoint_every=3, **changes):
-    if path.stem in NEEDS_SHAKESPEARE:
-        where = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
-        if not Path(where, "tiny_shakespeare").is_dir():
-            pytest.skip("tiny_shakespeare is not here")
+    needed = next((name for prefix, name in NEEDS.items() if path.stem.startswith(prefix)), None)
+    where = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
+    if needed and not Path(where, needed).is_dir():
+        pytest.skip(f"{needed} is not here")
     file = experiment_file.read(epath.Path(path))
     config = dataclasses.replace(file.settings["tiny"], **changes)
     options = runs.Options(checkpoint_every=checkpoint_every)

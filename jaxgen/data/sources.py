@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -71,6 +72,27 @@ class Records:
     def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
         raw = self.records.__getitems__([int(index) for index in indices])
         return _stacked([self.decode(record) for record in raw])
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Another data set, read and decoded whole at the first look at an item, then in memory.
+
+    Nothing is read before: an experiment that is built only for its network pays nothing. Every
+    loader process keeps a copy of its own.
+    """
+
+    items: Items
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
+        return self._arrays[indices]
+
+    @cached_property
+    def _arrays(self) -> Arrays:
+        return in_memory(self.items)
 
 
 @dataclass(frozen=True)

@@ -7,15 +7,11 @@ classifier Fréchet distance") and compares with nothing but itself.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
-from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxgen.experiment import Context, Loss, Output, Params
 from jaxgen.nn.convolution import GroupNorm, convolution
@@ -30,18 +26,22 @@ class Classifier(nn.Module):
     widths: channels of each level.
     features: width of the feature layer.
     dropout: before the features; active where a "dropout" key is passed.
+    patch: squares of this many pixels a side become the channels of one place, before all else;
+        it must divide height and width. 2 takes a quarter of the time.
     """
 
     classes: int
     widths: Sequence[int] = (32, 64)
     features: int = 64
     dropout: float = 0.0
+    patch: int = 1
 
     @nn.compact
     def __call__(
         self, picture: Picture
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch features"]]:
-        """Pictures in [-1, 1] -> logits and the features that they are linear in."""
+        """Pictures in [-1, 1] -> logits, and the features whose relu they are linear in."""
+        picture = _folded(picture, self.patch)
         for level, width in enumerate(self.widths):
             for index in range(2):
                 picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
@@ -62,6 +62,16 @@ class Classifier(nn.Module):
         return logits, features
 
 
+def _folded(
+    picture: Picture, side: int
+) -> Float[Array, "batch height//{side} width//{side} channels*{side}*{side}"]:
+    batch, height, width, channels = picture.shape
+    squares = picture.reshape(batch, height // side, side, width // side, side, channels)
+    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(
+        batch, height // side, width // side, side * side * channels
+    )
+
+
 def classification_loss(network: nn.Module) -> Loss:
     """Cross entropy in nats over a batch of "image" and "label"; logs "accuracy"."""
 
@@ -75,25 +85,3 @@ def classification_loss(network: nn.Module) -> Loss:
         return Output(value=value, weight=label.shape[0], metrics={"accuracy": accuracy})
 
     return loss
-
-
-def read(
-    network: nn.Module, params: Params, pictures: np.ndarray, batch_size: int = 256
-) -> tuple[Int[np.ndarray, "count"], Float[np.ndarray, "count features"]]:
-    """Labels and features of (count, height, width, channels) pictures in [-1, 1], on the host."""
-    labels, features = [], []
-    for start in range(0, len(pictures), batch_size):
-        chunk = pictures[start : start + batch_size]
-        # The last batch is filled up, so that one compiled function serves all.
-        filled = np.concatenate(
-            [chunk, np.zeros_like(pictures[:1]).repeat(batch_size - len(chunk), 0)]
-        )
-        logits, some = _apply(network, params, filled)
-        labels.append(np.argmax(np.asarray(logits), -1)[: len(chunk)])
-        features.append(np.asarray(some)[: len(chunk)])
-    return np.concatenate(labels), np.concatenate(features)
-
-
-@partial(jax.jit, static_argnums=0)
-def _apply(network: nn.Module, params: Params, pictures: Any) -> Any:
-    return network.apply({"params": params}, pictures)

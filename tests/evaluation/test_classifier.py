@@ -4,7 +4,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from jaxgen.evaluation.classifier import Classifier, classification_loss, read
+from jaxgen.evaluation.classifier import Classifier, classification_loss
+from jaxgen.evaluation.features import read
 from jaxgen.experiment import Context
 
 NETWORK = Classifier(3, (8,), features=5)
@@ -43,11 +44,3 @@ def test_it_can_learn_seven_pictures_by_heart():
         params, state = step(params, state)
     labels, _ = read(NETWORK, params, np.asarray(PICTURES))
     np.testing.assert_array_equal(labels, LABELS)
-
-
-def test_reading_in_batches_that_do_not_divide_changes_nothing():
-    params = parameters()
-    logits, features = NETWORK.apply({"params": params}, PICTURES)
-    labels, read_features = read(NETWORK, params, np.asarray(PICTURES), batch_size=3)
-    np.testing.assert_array_equal(labels, np.argmax(logits, -1))
-    np.testing.assert_allclose(read_features, features, atol=1e-5)
