@@ -124,3 +124,23 @@ def averaged(
     batch, height, width, channels = picture.shape
     squares = picture.reshape(batch, height // factor, factor, width // factor, factor, channels)
     return squares.mean((2, 4))
+
+
+def folded(
+    picture: Float[Array, "batch {factor}*height {factor}*width channels"], factor: int
+) -> Float[Array, "batch height width {factor}*{factor}*channels"]:
+    """Each `factor`×`factor` square becomes one pixel with all of its numbers."""
+    batch, height, width, channels = picture.shape
+    shape = (batch, height // factor, factor, width // factor, factor, channels)
+    squares = picture.reshape(shape).transpose(0, 1, 3, 2, 4, 5)
+    return squares.reshape(*squares.shape[:3], -1)
+
+
+def unfolded(
+    picture: Picture, factor: int
+) -> Float[Array, "batch {factor}*height {factor}*width numbers"]:
+    """Undoes `folded`: the sub-pixel layer of Shi et al. 2016 (arXiv 1609.05158)."""
+    batch, height, width, channels = picture.shape
+    squares = picture.reshape(batch, height, width, factor, factor, channels // factor**2)
+    spread = squares.transpose(0, 1, 3, 2, 4, 5)
+    return spread.reshape(batch, factor * height, factor * width, -1)

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import flax.linen as nn
@@ -34,7 +35,7 @@ from jaxgen.families.vae.hierarchical_blocks import (
     relative,
     stacked,
 )
-from jaxgen.nn.convolution import averaged, convolution, enlarged
+from jaxgen.nn.convolution import averaged, convolution, enlarged, folded, unfolded
 
 
 @flax.struct.dataclass
@@ -54,10 +55,12 @@ class HierarchicalVAE(nn.Module):
     """Square pictures, halved (or more) from level to level, with groups of latents at each.
 
     outputs: numbers for each pixel that the likelihood asks for.
-    sizes: height and width at each level, the picture's first, each dividing the one before.
+    sizes: height and width at each level, the finest first, each dividing the one before.
     widths: channels of the states at each level.
     groups: of latent variables at each level; a level may have none.
     blocks: residual blocks of the encoder at each level.
+    patch: squares of so many pixels a side are one place of the finest level: 1 is VDVAE's; 2
+        spares the level that costs most.
     latent: channels of a group's latent variable.
     bottleneck: width inside a residual branch, as a share of the state's.
     posterior: `relative` to the prior, or `absolute`. Relative is the default, since a short
@@ -73,6 +76,7 @@ class HierarchicalVAE(nn.Module):
     widths: Sequence[int]
     groups: Sequence[int]
     blocks: int = 1
+    patch: int = 1
     latent: int = 8
     bottleneck: float = 0.5
     posterior: Posterior = relative
@@ -83,9 +87,10 @@ class HierarchicalVAE(nn.Module):
         """Checks that the levels fit each other."""
         check_levels(self.sizes, self.widths, self.groups)
         levels = (self.sizes, self.widths, self.bottleneck)
-        self.encoder = Encoder(*levels, self.blocks, self.unroll, self.dtype)
+        self.encoder = Encoder(*levels, self.patch, self.blocks, self.unroll, self.dtype)
         self.decoder = Decoder(
             *levels,
+            self.patch,
             groups=self.groups,
             latent=self.latent,
             outputs=self.outputs,
@@ -120,20 +125,25 @@ class Encoder(nn.Module):
     sizes: Sequence[int]
     widths: Sequence[int]
     bottleneck: float
+    patch: int
     blocks: int
     unroll: bool
     dtype: Any
 
     @nn.compact
     def __call__(self, picture: Picture) -> tuple[Picture, ...]:
-        """-> the activations at each level, the picture's size first."""
-        if picture.shape[1:3] != (self.sizes[0], self.sizes[0]):
+        """-> the activations at each level, the finest first."""
+        side = self.sizes[0] * self.patch
+        if picture.shape[1:3] != (side, side):
             raise UserError(
-                f"This VAE is built for pictures of {self.sizes[0]}×{self.sizes[0]}, and was given "
-                f"{picture.shape[1]}×{picture.shape[2]}: make the first of its sizes theirs."
+                f"This VAE is built for pictures of {side}×{side}, and was given "
+                f"{picture.shape[1]}×{picture.shape[2]}: make the first of its sizes, times the "
+                "patch, theirs."
             )
         gain = 1 / math.sqrt(self.blocks * len(self.sizes))
-        hidden = convolution(self.widths[0], dtype=self.dtype, name="first")(picture)
+        hidden = convolution(self.widths[0], dtype=self.dtype, name="first")(
+            folded(picture, self.patch)
+        )
         activations = []
         for level, (size, width) in enumerate(zip(self.sizes, self.widths, strict=True)):
             if level > 0:
@@ -154,6 +164,7 @@ class Decoder(nn.Module):
     sizes: Sequence[int]
     widths: Sequence[int]
     bottleneck: float
+    patch: int
     groups: Sequence[int]
     latent: int
     outputs: int
@@ -172,7 +183,7 @@ class Decoder(nn.Module):
     ) -> Descent:
         """`count` pictures, their `observed` topmost groups by the activations.
 
-        temperatures: of each level, the picture's first, for groups that are not observed.
+        temperatures: of each level, the finest first, for groups that are not observed.
         """
         gain = 1 / math.sqrt(sum(self.groups))
         draws: list[Draw] = []
@@ -209,8 +220,9 @@ class Decoder(nn.Module):
             draws.append(draw)
             above += groups
         # Wide enough to see across the seams of the last enlargement.
-        outputs = convolution(self.outputs, dtype=jnp.float32, name="outputs")
-        return Descent(outputs(nn.gelu(state).astype(jnp.float32)), tuple(draws))
+        last = convolution(self.outputs * self.patch**2, name="outputs")
+        outputs = last(nn.gelu(state).astype(jnp.float32))
+        return Descent(unfolded(outputs, self.patch), tuple(draws))
 
 
 def check_levels(sizes: Sequence[int], widths: Sequence[int], groups: Sequence[int]) -> None:
@@ -220,7 +232,7 @@ def check_levels(sizes: Sequence[int], widths: Sequence[int], groups: Sequence[i
             f"A hierarchical VAE needs a width and a number of groups for each size: there are "
             f"{len(sizes)} sizes, {len(widths)} widths and {len(groups)} numbers of groups."
         )
-    for larger, smaller in zip(sizes, sizes[1:], strict=False):
+    for larger, smaller in pairwise(sizes):
         if smaller < 1 or larger <= smaller or larger % smaller:
             raise UserError(
                 f"Pictures of {larger}×{larger} can't be averaged down to {smaller}×{smaller}: "

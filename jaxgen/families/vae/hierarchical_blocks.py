@@ -1,7 +1,7 @@
 """What a hierarchical VAE is stacked from: residual branches and groups of latent variables.
 
-Papers: Child 2020, "Very Deep VAEs" (arXiv 2011.10650), figure 3; Vahdat & Kautz 2020, "NVAE" (arXiv
-2007.03898), section 3.2, for posteriors that are told relative to the prior.
+Papers: Child 2020, "Very Deep VAEs" (arXiv 2011.10650), figure 3; Vahdat & Kautz 2020, "NVAE"
+(arXiv 2007.03898), section 3.2, for posteriors that are told relative to the prior.
 """
 
 from __future__ import annotations

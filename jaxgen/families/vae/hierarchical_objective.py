@@ -2,43 +2,42 @@
 
     log p(x) ≥ E_q log p(x | z) - Σ_i E KL(q(z_i | z_<i, x) ‖ p(z_i | z_<i))
 
-Papers: Child 2020 (arXiv 2011.10650), equation 2; free bits by Kingma et al. 2016 (arXiv 1606.04934),
-section 5.1; warm-up by Sønderby et al. 2016 (arXiv 1602.02282); importance weights by Burda et al.
-2016 (arXiv 1509.00519).
+Papers: Child 2020 (arXiv 2011.10650), equation 2; free bits by Kingma et al. 2016 (arXiv
+1606.04934), section 5.1; importance weights by Burda et al. 2015 (arXiv 1509.00519).
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import flax.struct
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.experiment import Context, Key, Loss, Output, Params
+from jaxgen.families.vae.bernoulli import Bernoulli
 from jaxgen.families.vae.hierarchical import Descent, HierarchicalVAE
 from jaxgen.families.vae.hierarchical_blocks import Picture
+from jaxgen.families.vae.logistic_mixture import DiscretizedLogisticMixture
+from jaxgen.families.vae.objectives import Schedule
+
+# (params, key, pictures, samples) -> log p(x, z) - log q(z | x) of each draw, (samples, batch)
+LogWeights = Callable[[Params, Key, Picture, int], Array]
+# (the network's outputs, pictures in [-1, 1]) -> log p(x | z) in nats, of each number or pixel.
+LogLikelihood = Callable[[Picture, Picture], Float[Array, "batch *parts"]]
 
 
-class Pixels(Protocol):
-    """A distribution of pictures, as a likelihood makes it from a network's outputs."""
-
-    def log_probability(self, picture: Picture, /) -> Float[Array, "batch ..."]:
-        """In nats, of each picture, pixel or number."""
-        ...
-
-    def mean(self) -> Picture:
-        """The expected picture."""
-        ...
-
-    def sample(self, key: Key, /) -> Picture:
-        """A picture drawn from it."""
-        ...
+def mixture_likelihood(outputs: Picture, picture: Picture) -> Float[Array, "batch height width"]:
+    """Of pictures with 256 levels, each pixel a discretized mixture of logistics."""
+    return DiscretizedLogisticMixture.of(outputs, picture.shape[-1]).log_probability(picture)
 
 
-Likelihood = Callable[[Picture], Any]  # a network's outputs -> Pixels
+def bernoulli_likelihood(outputs: Picture, picture: Picture) -> Picture:
+    """Of pictures that are all -1 and 1; one output a number."""
+    return Bernoulli(outputs).log_probability((picture + 1) / 2)
 
 
 @flax.struct.dataclass
@@ -57,57 +56,65 @@ class Bound:
         return self.reconstruction - self.divergence.sum(-1)
 
 
-def bound(likelihood: Likelihood, descent: Descent, picture: Picture) -> Bound:
+def bound(log_likelihood: LogLikelihood, descent: Descent, picture: Picture) -> Bound:
     """The terms, by one draw of z; the divergences are exact given the groups above."""
-    divergences = [_of_each_group(draw.posterior.divergence(draw.prior)) for draw in descent.draws]
+    divergences = [_of_each(draw.posterior.divergence(draw.prior)) for draw in descent.draws]
     return Bound(
-        reconstruction=_of_each(likelihood(descent.outputs).log_probability(picture)),
+        reconstruction=_of_each(log_likelihood(descent.outputs, picture)[None])[0],
         divergence=jnp.concatenate(divergences).T,
     )
 
 
-def log_weights(
-    network: HierarchicalVAE, likelihood: Likelihood, params: Params, key: Key, picture: Picture
-) -> Float[Array, "batch"]:
-    """log p(x, z) / q(z | x) for one draw of z a picture: what importance-weighted bounds average.
+def log_weights(network: HierarchicalVAE, log_likelihood: LogLikelihood) -> LogWeights:
+    """The function (params, key, pictures, samples) -> log p(x, z) / q(z | x), (samples, batch).
 
-    Its expectation is the evidence lower bound; the mean of its exponential is p(x).
+    It is what importance-weighted bounds average: its expectation is the evidence lower bound, and
+    the mean of its exponential is p(x).
     """
-    descent = network.apply({"params": params}, picture, key)
-    value = _of_each(likelihood(descent.outputs).log_probability(picture))
-    for draw in descent.draws:
-        ratio = draw.prior.log_probability(draw.latent) - draw.posterior.log_probability(
-            draw.latent
-        )
-        value += _of_each_group(ratio).sum(0)
-    return value
+
+    def weights(
+        params: Params, key: Key, picture: Picture, samples: int
+    ) -> Float[Array, "samples batch"]:
+        def one(key: Key) -> Float[Array, "batch"]:
+            descent = network.apply({"params": params}, picture, key)
+            value = _of_each(log_likelihood(descent.outputs, picture)[None])[0]
+            for draw in descent.draws:
+                prior = draw.prior.log_probability(draw.latent)
+                value += _of_each(prior - draw.posterior.log_probability(draw.latent)).sum(0)
+            return value
+
+        # Of the encoder, which sees no key, this makes one pass for all samples.
+        return jax.vmap(one)(jax.random.split(key, samples))
+
+    return weights
 
 
 def hierarchical_loss(
     network: HierarchicalVAE,
-    likelihood: Likelihood,
+    log_likelihood: LogLikelihood,
+    observe: Callable[[Any, Key], Picture],
     *,
+    beta: Schedule,
     free_nats: float = 0.0,
-    warmup: int = 0,
 ) -> Loss:
-    """The negative bound in nats a picture, over a batch of "image".
+    """The negative bound in nats a picture.
 
+    observe: (batch, key) -> the pictures that are modelled, in [-1, 1].
+    beta: the weight of the divergences at each step; `objectives.warm_up`, or `constant(1.0)`.
     free_nats: each group's mean divergence over the batch costs at least this much (λ), so that
         none is given up for a gain below it.
-    warmup: steps over which the weight of the divergences rises to 1.
 
-    Logs the terms unweighted: "negative_elbo", "reconstruction", "bits_per_dimension", and for
-    each level "divergence_SIZE".
+    Logs the terms unweighted, as `bound_metrics` has them.
     """
 
     def loss(params: Params, context: Context) -> Output:
-        picture = context.batch["image"]
-        descent = network.apply({"params": params}, picture, context.key)
-        terms = bound(likelihood, descent, picture)
-        share = jnp.minimum(1.0, (context.step + 1) / warmup) if warmup else 1.0
+        data_key, latent_key = jax.random.split(context.key)
+        picture = observe(context.batch, data_key)
+        descent = network.apply({"params": params}, picture, latent_key)
+        terms = bound(log_likelihood, descent, picture)
         cost = jnp.maximum(terms.divergence.mean(0), free_nats).sum()
         return Output(
-            value=share * cost - terms.reconstruction.mean(),
+            value=beta(context.step) * cost - terms.reconstruction.mean(),
             weight=picture.shape[0],
             metrics=bound_metrics(terms, network.sizes, network.groups, picture[0].size),
         )
@@ -122,7 +129,7 @@ def bound_metrics(
     negative = -terms.total().mean()
     metrics = {
         "negative_elbo": negative,
-        "reconstruction": -terms.reconstruction.mean(),
+        "reconstruction_error": -terms.reconstruction.mean(),
         "bits_per_dimension": negative / (numbers * math.log(2)),
     }
     first = 0
@@ -135,12 +142,6 @@ def bound_metrics(
     return metrics
 
 
-def _of_each(values: Float[Array, "batch ..."]) -> Float[Array, "batch"]:
-    """Sums over all but the pictures."""
-    return values.reshape(values.shape[0], -1).sum(-1)
-
-
-def _of_each_group(
-    values: Float[Array, "groups batch height width latent"],
-) -> Float[Array, "groups batch"]:
-    return values.sum((2, 3, 4))
+def _of_each(values: Float[Array, "groups batch *parts"]) -> Float[Array, "groups batch"]:
+    """Sums over all but the groups and the pictures."""
+    return values.reshape(*values.shape[:2], -1).sum(-1)
