@@ -96,55 +96,36 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         patch=config.patch, latent=config.latent, unroll=not config.accelerator,
         dtype=jnp.bfloat16 if config.accelerator else jnp.float32,
     )  # fmt: skip
-    log_likelihood = (
-        objective.bernoulli_likelihood if config.binary else objective.mixture_likelihood
-    )
+    grey, black_and_white = objective.mixture_likelihood, objective.bernoulli_likelihood
+    log_likelihood = black_and_white if config.binary else grey
 
     def observe(batch: Batch, key: Key) -> Any:
         return 2 * binarized(key, batch["image"]) - 1 if config.binary else batch["image"]
 
     def picture(outputs: Any) -> Any:
-        # What is expected of each pixel, as is usual: drawing pixels alone would only add grain.
+        # What is expected of each pixel: pixels drawn on their own would only add grain.
         if config.binary:
             return 2 * Bernoulli(outputs).mean() - 1
         return DiscretizedLogisticMixture.of(outputs, channels=1).mean()
 
     def draw(model: Model, key: Key, count: int, temperature: Any) -> Any:
         temperatures = jnp.full(len(config.sizes), temperature)
-        method = HierarchicalVAE.draw
-        variables = {"params": model.params}
+        variables, method = {"params": model.params}, HierarchicalVAE.draw
         return picture(network.apply(variables, key, count, temperatures, method=method).outputs)
 
     def partly(model: Model, key: Key, seen: Any, groups: int, temperature: Any) -> Any:
         seen = observe({"image": seen}, jax.random.key(0))
-        method = HierarchicalVAE.partly
-        variables = {"params": model.params}
-        made = network.apply(variables, seen, key, groups, temperature, method=method)
-        return picture(made.outputs)
+        given = ({"params": model.params}, seen, key, groups, temperature)
+        return picture(network.apply(*given, method=HierarchicalVAE.partly).outputs)
 
     def bound(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        """Means over the test digits, black and white in the same way for every seed."""
-
-        @jax.jit
-        def terms(params: Params, key: Key, digits: Any) -> Any:
-            return objective.bound(
-                log_likelihood, network.apply({"params": params}, digits, key), digits
-            )
-
+        # Black and white in the same way for every seed and setting.
         digits = np.asarray(observe(data["test"][np.arange(config.samples)], jax.random.key(0)))
-        rows = np.arange(100)
-        found = []
-        for start in range(0, config.samples, 100):
-            some = np.minimum(start + rows, config.samples - 1)
-            part = terms(model.params, jax.random.fold_in(key, start), digits[some])
-            found.append(jax.tree.map(lambda leaf, n=config.samples - start: leaf[:n], part))
-        whole = jax.tree.map(lambda *parts: jnp.concatenate(parts), *found)
-        scores = objective.bound_metrics(whole, config.sizes, config.groups, digits[0].size)
+        terms = objective.whole_bound(network, log_likelihood, model.params, key, digits)
+        scores = objective.bound_metrics(terms, config.sizes, config.groups, digits[0].size)
         if config.bound_samples:
-            weights = objective.log_weights(network, log_likelihood)
-            tighter = importance_weighted_bound(
-                weights, model.params, key, digits, config.bound_samples, chunk=1
-            )
+            weights, samples = objective.log_weights(network, log_likelihood), config.bound_samples
+            tighter = importance_weighted_bound(weights, model.params, key, digits, samples, 1)
             scores["importance_weighted_nats"] = -tighter.mean()
         return {name: float(value) for name, value in scores.items()}
 
@@ -158,13 +139,11 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     def init(key: Key, batch: Batch) -> tuple[Params, Any]:
         return network.init(key, batch["image"], key)["params"], {}
 
-    loss = objective.hierarchical_loss(
-        network, log_likelihood, observe,
-        beta=warm_up(config.beta_warmup), free_nats=config.free_nats,
-    )  # fmt: skip
+    beta, free = warm_up(config.beta_warmup), config.free_nats
+    loss = objective.hierarchical_loss(network, log_likelihood, observe, beta=beta, free_nats=free)
     schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
-    everything = sum(config.groups)
     kept = tuple(accumulate(count for count in reversed(config.groups) if count))
+    reconstruct = partial(partly, groups=kept[-1], temperature=1.0)
     return Experiment(
         init=init,
         updates=[Update("bound", loss, adamw(schedule, b2=0.99, clip=200.0), ema=config.ema)],
@@ -174,9 +153,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         network=network,
         samplers={
             "draw": draw_sampler(draw),
-            "reconstruct": reconstruction_sampler(
-                lambda model, key, seen: partly(model, key, seen, everything, 1.0), test
-            ),
+            "reconstruct": reconstruction_sampler(reconstruct, test),
             "levels": levels_sampler(partly, test, (0, *kept)),
         },
         evaluations=[Evaluation("bound", bound), Evaluation("mnist_classifier", score)],

@@ -118,8 +118,8 @@ def enlarged(
 
 
 def averaged(
-    picture: Float[Array, "batch {factor}*height {factor}*width channels"], factor: int
-) -> Picture:
+    picture: Picture, factor: int
+) -> Float[Array, "batch height//{factor} width//{factor} channels"]:
     """Each `factor`×`factor` square becomes one pixel, its mean; undoes `enlarged`."""
     batch, height, width, channels = picture.shape
     squares = picture.reshape(batch, height // factor, factor, width // factor, factor, channels)
@@ -127,8 +127,8 @@ def averaged(
 
 
 def folded(
-    picture: Float[Array, "batch {factor}*height {factor}*width channels"], factor: int
-) -> Float[Array, "batch height width {factor}*{factor}*channels"]:
+    picture: Picture, factor: int
+) -> Float[Array, "batch height//{factor} width//{factor} {factor}*{factor}*channels"]:
     """Each `factor`×`factor` square becomes one pixel with all of its numbers."""
     batch, height, width, channels = picture.shape
     shape = (batch, height // factor, factor, width // factor, factor, channels)

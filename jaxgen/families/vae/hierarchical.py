@@ -37,18 +37,20 @@ from jaxgen.families.vae.hierarchical_blocks import (
 )
 from jaxgen.nn.convolution import averaged, convolution, enlarged, folded, unfolded
 
+Activations = tuple[Float[Array, "batch _ _ _"], ...]  # of each level, the finest first
+
 
 @flax.struct.dataclass
 class Descent:
     """One way down the decoder.
 
-    outputs: numbers for each pixel, the parameters of the likelihood.
-    draws: of each level that has groups, the topmost first; the leaves of each are stacked,
-        (groups, batch, height, width, latent).
+    outputs: (batch, height, width, numbers), the parameters of each pixel's likelihood.
+    draws: a tuple of `Draw`s, one for each level that has groups, the topmost first; their leaves
+        are stacked, (groups, batch, height, width, latent).
     """
 
-    outputs: Picture
-    draws: tuple[Draw, ...]
+    outputs: Any
+    draws: Any
 
 
 class HierarchicalVAE(nn.Module):
@@ -131,7 +133,7 @@ class Encoder(nn.Module):
     dtype: Any
 
     @nn.compact
-    def __call__(self, picture: Picture) -> tuple[Picture, ...]:
+    def __call__(self, picture: Picture) -> Activations:
         """-> the activations at each level, the finest first."""
         side = self.sizes[0] * self.patch
         if picture.shape[1:3] != (side, side):
@@ -175,7 +177,7 @@ class Decoder(nn.Module):
     @nn.compact
     def __call__(
         self,
-        activations: tuple[Picture, ...] | None,
+        activations: Activations | None,
         count: int,
         key: Key,
         observed: int | Int[Array, ""],

@@ -45,12 +45,12 @@ class Draw:
 
     prior: p(z | groups above).
     posterior: q(z | picture, groups above), or None where z came from the prior.
-    latent: z.
+    latent: z, (batch, height, width, channels).
     """
 
     prior: DiagonalGaussian
     posterior: DiagonalGaussian | None
-    latent: Picture
+    latent: Any
 
 
 class Branch(nn.Module):
@@ -143,7 +143,7 @@ class StochasticGroup(nn.Module):
         state: Picture,
         key: Key,
         observed: Bool[Array, ""],
-        evidence: Picture | None,
+        evidence: Float[Array, "batch height width evidence"] | None,
         temperature: Temperature,
     ) -> tuple[Picture, Draw]:
         """The state and the encoder's activations of this size -> the next state.

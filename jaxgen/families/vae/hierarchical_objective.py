@@ -15,6 +15,7 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.experiment import Context, Key, Loss, Output, Params
@@ -30,7 +31,9 @@ LogWeights = Callable[[Params, Key, Picture, int], Array]
 LogLikelihood = Callable[[Picture, Picture], Float[Array, "batch *parts"]]
 
 
-def mixture_likelihood(outputs: Picture, picture: Picture) -> Float[Array, "batch height width"]:
+def mixture_likelihood(
+    outputs: Float[Array, "batch height width numbers"], picture: Picture
+) -> Float[Array, "batch height width"]:
     """Of pictures with 256 levels, each pixel a discretized mixture of logistics."""
     return DiscretizedLogisticMixture.of(outputs, picture.shape[-1]).log_probability(picture)
 
@@ -44,12 +47,12 @@ def bernoulli_likelihood(outputs: Picture, picture: Picture) -> Picture:
 class Bound:
     """The terms of the evidence lower bound, in nats, for each picture.
 
-    reconstruction: log p(x | z).
-    divergence: KL of each group, the topmost first.
+    reconstruction: log p(x | z), (batch,).
+    divergence: KL of each group, the topmost first, (batch, groups).
     """
 
-    reconstruction: Float[Array, "batch"]
-    divergence: Float[Array, "batch groups"]
+    reconstruction: Any
+    divergence: Any
 
     def total(self) -> Float[Array, "batch"]:
         """The bound on log p(x)."""
@@ -63,6 +66,30 @@ def bound(log_likelihood: LogLikelihood, descent: Descent, picture: Picture) -> 
         reconstruction=_of_each(log_likelihood(descent.outputs, picture)[None])[0],
         divergence=jnp.concatenate(divergences).T,
     )
+
+
+def whole_bound(
+    network: HierarchicalVAE,
+    log_likelihood: LogLikelihood,
+    params: Params,
+    key: Key,
+    pictures: np.ndarray,
+    rows: int = 100,
+) -> Bound:
+    """The terms for a whole set of pictures, `rows` at a time, one draw of z each."""
+
+    @jax.jit
+    def terms(params: Params, key: Key, some: Picture) -> Bound:
+        return bound(log_likelihood, network.apply({"params": params}, some, key), some)
+
+    count = len(pictures)
+    parts = []
+    for start in range(0, count, rows):
+        # The last rows repeat a picture, so that one compiled function serves all.
+        indices = np.minimum(np.arange(start, start + rows), count - 1)
+        part = terms(params, jax.random.fold_in(key, start), pictures[indices])
+        parts.append(jax.tree.map(lambda leaf, left=count - start: leaf[:left], part))
+    return jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *parts)
 
 
 def log_weights(network: HierarchicalVAE, log_likelihood: LogLikelihood) -> LogWeights:
