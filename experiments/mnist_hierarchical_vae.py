@@ -31,12 +31,12 @@ from jaxgen.evaluation.features import read
 from jaxgen.evaluation.image_scores import image_scores, reference
 from jaxgen.evaluation.likelihood import importance_weighted_bound
 from jaxgen.evaluation.pieces import in_pieces
-from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params, Preview, Update
+from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Preview, Update
 from jaxgen.families.vae import hierarchical_objective as objective
-from jaxgen.families.vae.bernoulli import Bernoulli, binarized
+from jaxgen.families.vae.bernoulli import binarized
 from jaxgen.families.vae.hierarchical import HierarchicalVAE
 from jaxgen.families.vae.hierarchical_samplers import levels_sampler
-from jaxgen.families.vae.logistic_mixture import DiscretizedLogisticMixture, parameter_count
+from jaxgen.families.vae.logistic_mixture import parameter_count
 from jaxgen.families.vae.objectives import warm_up
 from jaxgen.families.vae.samplers import DrawRequest, draw_sampler, reconstruction_sampler
 from jaxgen.training.optimizers import adamw, warmup_cosine
@@ -78,10 +78,8 @@ SETTINGS = {
     "binary": Config(binary=True),
     "gpu": GPU,
     # NVAE's table 6: 5 and 10 groups of 20 channels, batches of 400, 400 epochs; 30 % are warm-up.
-    "nvae": replace(
-        GPU, binary=True, groups=(0, 10, 5, 0), latent=20, steps=60_000, batch_size=400,
-        beta_warmup=18_000, bound_samples=1000,
-    ),
+    "nvae": replace(GPU, binary=True, groups=(0, 10, 5, 0), latent=20, steps=60_000,
+                    batch_size=400, beta_warmup=18_000, bound_samples=1000),
     "tiny": Config(widths=(8, 8, 8), groups=(1, 1, 1), latent=2, mixtures=2, steps=6,
                    beta_warmup=4, batch_size=16, samples=80, bound_samples=2),
 }  # fmt: skip
@@ -96,17 +94,13 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         patch=config.patch, latent=config.latent, unroll=not config.accelerator,
         dtype=jnp.bfloat16 if config.accelerator else jnp.float32,
     )  # fmt: skip
-    grey, black_and_white = objective.mixture_likelihood, objective.bernoulli_likelihood
-    log_likelihood = black_and_white if config.binary else grey
+    # Samples show what is expected of each pixel: pixels drawn on their own would only add grain.
+    grey = (objective.mixture_likelihood, objective.mixture_mean)
+    black_and_white = (objective.bernoulli_likelihood, objective.bernoulli_mean)
+    log_likelihood, picture = black_and_white if config.binary else grey
 
     def observe(batch: Batch, key: Key) -> Any:
         return 2 * binarized(key, batch["image"]) - 1 if config.binary else batch["image"]
-
-    def picture(outputs: Any) -> Any:
-        # What is expected of each pixel: pixels drawn on their own would only add grain.
-        if config.binary:
-            return 2 * Bernoulli(outputs).mean() - 1
-        return DiscretizedLogisticMixture.of(outputs, channels=1).mean()
 
     def draw(model: Model, key: Key, count: int, temperature: Any) -> Any:
         temperatures = jnp.full(len(config.sizes), temperature)
@@ -129,24 +123,20 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
             scores["importance_weighted_nats"] = -tighter.mean()
         return {name: float(value) for name, value in scores.items()}
 
-    classifier = required["classifier"]
-
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
+        classifier = required["classifier"]
         judge = partial(read, classifier.network, classifier.params)
         drawn = in_pieces(lambda key, count: draw(model, key, count, 1.0), key, config.samples)
         return image_scores(judge, reference(judge, data["test"]), drawn)
 
-    def init(key: Key, batch: Batch) -> tuple[Params, Any]:
-        return network.init(key, batch["image"], key)["params"], {}
-
     beta, free = warm_up(config.beta_warmup), config.free_nats
     loss = objective.hierarchical_loss(network, log_likelihood, observe, beta=beta, free_nats=free)
-    schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
+    rate = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
     kept = tuple(accumulate(count for count in reversed(config.groups) if count))
     reconstruct = partial(partly, groups=kept[-1], temperature=1.0)
     return Experiment(
-        init=init,
-        updates=[Update("bound", loss, adamw(schedule, b2=0.99, clip=200.0), ema=config.ema)],
+        init=lambda key, batch: (network.init(key, batch["image"], key)["params"], {}),
+        updates=[Update("bound", loss, adamw(rate, b2=0.99, clip=200.0), ema=config.ema)],
         data={"train": Shuffled(train, config.batch_size, config.seed), "test": test},
         steps=config.steps,
         seed=config.seed,

@@ -38,6 +38,16 @@ def mixture_likelihood(
     return DiscretizedLogisticMixture.of(outputs, picture.shape[-1]).log_probability(picture)
 
 
+def mixture_mean(outputs: Float[Array, "batch height width numbers"]) -> Picture:
+    """The expected grey picture, in [-1, 1]."""
+    return DiscretizedLogisticMixture.of(outputs, channels=1).mean()
+
+
+def bernoulli_mean(outputs: Picture) -> Picture:
+    """The expected picture, in [-1, 1]."""
+    return 2 * Bernoulli(outputs).mean() - 1
+
+
 def bernoulli_likelihood(outputs: Picture, picture: Picture) -> Picture:
     """Of pictures that are all -1 and 1; one output a number."""
     return Bernoulli(outputs).log_probability((picture + 1) / 2)
