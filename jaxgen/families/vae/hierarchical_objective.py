@@ -90,7 +90,8 @@ def whole_bound(
 
     @jax.jit
     def terms(params: Params, key: Key, some: Picture) -> Bound:
-        return bound(log_likelihood, network.apply({"params": params}, some, key), some)
+        descent: Any = network.apply({"params": params}, some, key)
+        return bound(log_likelihood, descent, some)
 
     count = len(pictures)
     parts = []
@@ -113,7 +114,7 @@ def log_weights(network: HierarchicalVAE, log_likelihood: LogLikelihood) -> LogW
         params: Params, key: Key, picture: Picture, samples: int
     ) -> Float[Array, "samples batch"]:
         def one(key: Key) -> Float[Array, "batch"]:
-            descent = network.apply({"params": params}, picture, key)
+            descent: Any = network.apply({"params": params}, picture, key)
             value = _of_each(log_likelihood(descent.outputs, picture)[None])[0]
             for draw in descent.draws:
                 prior = draw.prior.log_probability(draw.latent)
@@ -147,7 +148,7 @@ def hierarchical_loss(
     def loss(params: Params, context: Context) -> Output:
         data_key, latent_key = jax.random.split(context.key)
         picture = observe(context.batch, data_key)
-        descent = network.apply({"params": params}, picture, latent_key)
+        descent: Any = network.apply({"params": params}, picture, latent_key)
         terms = bound(log_likelihood, descent, picture)
         cost = jnp.maximum(terms.divergence.mean(0), free_nats).sum()
         return Output(
