@@ -72,9 +72,7 @@ GPU = Config(
     ema=0.9999, bound_samples=100, accelerator=True,
 )  # fmt: skip
 SETTINGS = {
-    "default": Config(),
-    "binary": Config(binary=True),
-    "gpu": GPU,
+    "default": Config(), "binary": Config(binary=True), "gpu": GPU,
     # NVAE's table 6: 5 and 10 groups of 20 channels, batches of 400, 400 epochs; 30 % are warm-up.
     "nvae": replace(GPU, binary=True, groups=(0, 10, 5, 0), latent=20, steps=60_000,
                     batch_size=400, beta_warmup=18_000, bound_samples=1000),
@@ -93,17 +91,17 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         dtype=jnp.bfloat16 if config.accelerator else jnp.float32,
     )  # fmt: skip
     # Samples show what is expected of each pixel: pixels drawn on their own would only add grain.
-    grey = (objective.mixture_likelihood, objective.mixture_mean)
-    black_and_white = (objective.bernoulli_likelihood, objective.bernoulli_mean)
-    log_likelihood, picture = black_and_white if config.binary else grey
+    log_likelihood, picture = objective.mixture_likelihood, objective.mixture_mean
+    if config.binary:
+        log_likelihood, picture = objective.bernoulli_likelihood, objective.bernoulli_mean
 
     def observe(batch: Any, key: Key) -> Any:
         return 2 * binarized(key, batch["image"]) - 1 if config.binary else batch["image"]
 
     def draw(model: Model, key: Key, count: int, temperature: Any) -> Any:
         temperatures = jnp.full(len(config.sizes), temperature)
-        variables, method = {"params": model.params}, HierarchicalVAE.draw
-        return picture(network.apply(variables, key, count, temperatures, method=method).outputs)
+        given = ({"params": model.params}, key, count, temperatures)
+        return picture(network.apply(*given, method=HierarchicalVAE.draw).outputs)
 
     def partly(model: Model, key: Key, seen: Any, groups: int, temperature: Any) -> Any:
         seen = observe({"image": seen}, jax.random.key(0))
@@ -111,7 +109,6 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         return picture(network.apply(*given, method=HierarchicalVAE.partly).outputs)
 
     def bound(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        # Black and white in the same way for every seed and setting.
         digits = np.asarray(observe(data["test"][np.arange(config.samples)], jax.random.key(0)))
         terms = objective.whole_bound(network, log_likelihood, model.params, key, digits)
         scores = objective.bound_metrics(terms, config.sizes, config.groups, digits[0].size)
@@ -122,8 +119,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         return {name: float(value) for name, value in scores.items()}
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        classifier = required["classifier"]
-        judge = partial(read, classifier.network, classifier.params)
+        judge = partial(read, required["classifier"].network, required["classifier"].params)
         drawn = in_pieces(lambda key, count: draw(model, key, count, 1.0), key, config.samples)
         return image_scores(judge, reference(judge, data["test"]), drawn)
 
@@ -131,7 +127,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     loss = objective.hierarchical_loss(network, log_likelihood, observe, beta=beta, free_nats=free)
     rate = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
     kept = tuple(np.cumsum([count for count in config.groups[::-1] if count]).tolist())
-    reconstruct = partial(partly, groups=kept[-1], temperature=1.0)
+    whole = partial(partly, groups=kept[-1], temperature=1.0)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["image"], key)["params"], {}),
         updates=[Update("bound", loss, adamw(rate, b2=0.99, clip=200.0), ema=config.ema)],
@@ -139,7 +135,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         steps=config.steps, seed=config.seed, network=network, unit="digits",
         samplers={
             "draw": draw_sampler(draw),
-            "reconstruct": reconstruction_sampler(reconstruct, test),
+            "reconstruct": reconstruction_sampler(whole, test),
             "levels": levels_sampler(partly, test, (0, *kept)),
         },
         evaluations=[Evaluation("bound", bound), Evaluation("mnist_classifier", score)],
