@@ -93,7 +93,7 @@ class Kept:
 
     def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
         # Of the loader's threads one reads, and the others wait for it.
-        with self._one_at_a_time:
+        with self._lock:
             arrays = self._arrays
         return arrays[indices]
 
@@ -158,7 +158,7 @@ class Computed:
         return Arrays, (self._all().leaves,)
 
     def _all(self) -> Arrays:
-        with self._one_at_a_time:  # loader threads ask together
+        with self._lock:  # loader threads ask together
             if not self._kept:
                 parts = [
                     {name: np.asarray(leaf)[valid] for name, leaf in self.compute(batch).items()}

@@ -13,9 +13,9 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float
 
-from jaxgen.errors import UserError
 from jaxgen.experiment import Context, Loss, Output, Params
 from jaxgen.nn.convolution import GroupNorm, convolution
+from jaxgen.nn.resampling import folded
 
 Picture = Float[Array, "batch height width channels"]
 
@@ -46,7 +46,7 @@ class Classifier(nn.Module):
         self, picture: Picture
     ) -> tuple[Float[Array, "batch classes"], Float[Array, "batch features"]]:
         """Pictures in [-1, 1] -> logits, and the features whose relu they are linear in."""
-        picture = _folded(picture, self.patch)
+        picture = folded(picture, self.patch)
         for level, width in enumerate(self.widths):
             for index in range(2):
                 picture = convolution(width, name=f"convolution_{level}_{index}")(picture)
@@ -80,21 +80,6 @@ def level_activations(network: Classifier, params: Params) -> Callable[[Picture]
         return seen["intermediates"][_LEVELS]
 
     return activations
-
-
-def _folded(
-    picture: Picture, side: int
-) -> Float[Array, "batch height//{side} width//{side} channels*{side}*{side}"]:
-    batch, height, width, channels = picture.shape
-    if height % side or width % side:
-        raise UserError(
-            f"Patches of {side}×{side} pixels don't fit pictures of {height}×{width}: "
-            "take a patch that divides both."
-        )
-    squares = picture.reshape(batch, height // side, side, width // side, side, channels)
-    return squares.transpose(0, 1, 3, 2, 4, 5).reshape(
-        batch, height // side, width // side, side * side * channels
-    )
 
 
 def classification_loss(network: nn.Module) -> Loss:

@@ -24,6 +24,7 @@ def convolution(
     padding: int | Sequence[tuple[int, int]] | None = None,
     bias: bool = True,
     zero: bool = False,
+    gain: float = 1.0,
     dtype: Any = jnp.float32,
     name: str | None = None,
 ) -> nn.Conv:
@@ -32,9 +33,13 @@ def convolution(
     padding: zeros on all four sides, or ((above, below), (left, right)); by default half the
         kernel ("same"), and 0 is "valid".
     zero: starts as the zero function, as the last layer of a residual branch should.
+    gain: multiplies the spread of the initial kernel, as 1/√depth does for the last layers of a
+        deep residual network's branches, which then add up to one.
     dtype: of the computation; parameters stay float32.
     """
-    initializer = nn.initializers.zeros if zero else nn.initializers.lecun_normal()
+    # LeCun's normal initialization at gain 1.
+    spread = nn.initializers.variance_scaling(gain**2, "fan_in", "truncated_normal")
+    initializer = nn.initializers.zeros if zero else spread
     height, width = (kernel, kernel) if isinstance(kernel, int) else kernel
     # Symmetric whatever the stride: what PyTorch's `padding=kernel // 2` does.
     same = ((height // 2, height // 2), (width // 2, width // 2))
@@ -111,28 +116,3 @@ class GroupNorm(nn.Module):
             offset += shift
         answer = values * factor[:, None, None] + offset[:, None, None]
         return answer.astype(self.dtype)
-
-
-def doubled(picture: Picture) -> Float[Array, "batch 2*height 2*width channels"]:
-    """Each pixel becomes a 2×2 square (nearest neighbour)."""
-    batch, height, width, channels = picture.shape
-    spread = jnp.broadcast_to(
-        picture[:, :, None, :, None, :], (batch, height, 2, width, 2, channels)
-    )
-    return spread.reshape(batch, 2 * height, 2 * width, channels)
-
-
-def spread_channels(
-    picture: Picture, factor: int = 2
-) -> Float[Array, "batch {factor}*height {factor}*width channels//{factor}**2"]:
-    """Each pixel becomes a square of `factor`² pixels, made of its own channels.
-
-    The pixel shuffle of Shi et al. 2016: behind a convolution, each place of the square has
-    weights of its own. The first of the new channels are those of the square's first place, then
-    along its first row. `factor`² has to divide the channels.
-    """
-    batch, height, width, channels = picture.shape
-    left = channels // factor**2
-    squares = picture.reshape(batch, height, width, factor, factor, left)
-    squares = squares.transpose(0, 1, 3, 2, 4, 5)
-    return squares.reshape(batch, factor * height, factor * width, left)

@@ -8,7 +8,6 @@ import pytest
 from jaxgen.errors import UserError
 from jaxgen.evaluation.classifier import (
     Classifier,
-    _folded,
     classification_loss,
     level_activations,
 )
@@ -51,15 +50,6 @@ def test_it_can_learn_seven_pictures_by_heart():
         params, state = step(params, state)
     labels, _ = read(NETWORK, params, np.asarray(PICTURES))
     np.testing.assert_array_equal(labels, LABELS)
-
-
-def test_folding_keeps_the_pixels_of_a_square_together():
-    picture = jnp.arange(2 * 4 * 6 * 3.0).reshape(2, 4, 6, 3)
-    folded = _folded(picture, 2)
-    assert folded.shape == (2, 2, 3, 12)
-    square = picture[1, 2:4, 0:2].reshape(-1)
-    np.testing.assert_array_equal(folded[1, 1, 0], square)
-    np.testing.assert_array_equal(_folded(picture, 1), picture)
 
 
 def test_folded_pictures_are_classified_too():

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.nn.convolution import GroupNorm, convolution, doubled, spread_channels
+from jaxgen.nn.convolution import GroupNorm, convolution
 
 
 @pytest.mark.parametrize("padded", [True, False])
@@ -79,21 +79,3 @@ def test_group_norm_scales_and_shifts_each_picture_on_its_own():
     found = GroupNorm().apply(variables, picture, scale, shift)
     expected = plain * (1 + scale[:, None, None]) + shift[:, None, None]
     np.testing.assert_allclose(found, expected, atol=1e-5)
-
-
-def test_doubled_repeats_each_pixel():
-    picture = jax.random.normal(jax.random.key(0), (2, 3, 4, 5))
-    expected = np.asarray(picture).repeat(2, 1).repeat(2, 2)
-    np.testing.assert_array_equal(doubled(picture), expected)
-
-
-def test_spreading_channels_puts_each_in_its_place():
-    picture = jax.random.normal(jax.random.key(0), (2, 3, 4, 8))
-    found = spread_channels(picture)
-    assert found.shape == (2, 6, 8, 2)
-    for row in range(2):
-        for column in range(2):
-            first = 2 * (2 * row + column)
-            np.testing.assert_array_equal(
-                found[:, row::2, column::2], picture[..., first : first + 2]
-            )

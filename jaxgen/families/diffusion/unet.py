@@ -11,9 +11,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
-from jaxgen.nn.convolution import GroupNorm, convolution, doubled
+from jaxgen.nn.convolution import GroupNorm, convolution
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.picture_blocks import AttentionBlock, ResidualBlock
+from jaxgen.nn.resampling import enlarged
 from jaxgen.nn.time_embedding import sinusoidal_embedding
 
 Picture = Float[Array, "batch height width channels"]
@@ -90,7 +91,7 @@ class UNet(nn.Module):
                     picture = self._attention(f"up_attention_{level}_{index}")(picture)
             if level > 0:
                 picture = convolution(width, dtype=self.dtype, name=f"upsample_{level}")(
-                    doubled(picture)
+                    enlarged(picture)
                 )
         picture = nn.silu(GroupNorm(dtype=self.dtype, name="norm_last")(picture))
         last = convolution(self.image_channels, zero=True, dtype=jnp.float32, name="last")

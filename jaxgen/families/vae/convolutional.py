@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
-from jaxgen.nn.convolution import Picture, convolution, spread_channels
+from jaxgen.nn.convolution import Picture, convolution
+from jaxgen.nn.resampling import unfolded
 
 
 class ResidualStack(nn.Module):
@@ -111,9 +112,9 @@ class ConvolutionalDecoder(nn.Module):
             wider = convolution(
                 4 * self.widths[level - 1], dtype=self.dtype, name=f"double_{level}"
             )
-            picture = nn.relu(spread_channels(wider(picture)))
+            picture = nn.relu(unfolded(wider(picture)))
         last = convolution(4 * self.channels, name="double_0")
-        return spread_channels(last(picture.astype(jnp.float32)))
+        return unfolded(last(picture.astype(jnp.float32)))
 
 
 class Autoencoder(nn.Module):

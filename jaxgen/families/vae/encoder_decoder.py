@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
-from jaxgen.nn.convolution import GroupNorm, Picture, convolution, doubled
+from jaxgen.nn.convolution import GroupNorm, Picture, convolution
 from jaxgen.nn.picture_blocks import AttentionBlock, ResidualBlock
+from jaxgen.nn.resampling import enlarged
 
 _EPSILON = 1e-6  # of all normalizations
 # A stride of two over the picture with one row and column more below and at the right: each output
@@ -96,7 +97,7 @@ class Decoder(nn.Module):
                 hidden = _residual(self, channels, f"up_{level}_{index}")(hidden)
             if level > 0:
                 hidden = convolution(channels, dtype=self.dtype, name=f"upsample_{level}")(
-                    doubled(hidden)
+                    enlarged(hidden)
                 )
         return _last(self, hidden, self.outputs)
 
