@@ -84,9 +84,7 @@ class Kept:
     """
 
     items: Items
-    _one_at_a_time: threading.Lock = field(
-        default_factory=threading.Lock, init=False, repr=False, compare=False
-    )
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
@@ -141,9 +139,7 @@ class Computed:
     compute: Callable[[Item], Mapping[str, Any]]
     rows: int = 500
     _kept: list[Arrays] = field(default_factory=list, init=False, repr=False, compare=False)
-    _one_at_a_time: Any = field(
-        default_factory=threading.Lock, init=False, repr=False, compare=False
-    )
+    _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
