@@ -84,6 +84,23 @@ def create(
     Raises:
         UserError: if there is a run already, or other files.
     """
+    run = free(path)
+    run.path.mkdir(parents=True, exist_ok=True)
+    (run.path / "experiment.py").write_text(experiment_source)
+    commit, difference = _git(["rev-parse", "HEAD"]), _git(["diff", "HEAD"])
+    if difference:
+        (run.path / "uncommitted.diff").write_text(difference)
+    run.write("environment.json", environment() | {"command": list(arguments), "commit": commit})
+    run.write("config.json", dict(config))  # last: with it, the directory is a run
+    return run
+
+
+def free(path: epath.PathLike) -> RunDirectory:
+    """A directory that can take a new run; nothing is made yet.
+
+    Raises:
+        UserError: if there is a run already, or other files.
+    """
     run = RunDirectory(epath.Path(path))
     if (run.path / "config.json").exists():
         there = run.read("config.json")
@@ -99,13 +116,6 @@ def create(
         raise UserError(
             f"{run.path} holds files that are no run; choose an empty directory with --run."
         )
-    run.path.mkdir(parents=True, exist_ok=True)
-    (run.path / "experiment.py").write_text(experiment_source)
-    commit, difference = _git(["rev-parse", "HEAD"]), _git(["diff", "HEAD"])
-    if difference:
-        (run.path / "uncommitted.diff").write_text(difference)
-    run.write("environment.json", environment() | {"command": list(arguments), "commit": commit})
-    run.write("config.json", dict(config))  # last: with it, the directory is a run
     return run
 
 

@@ -15,7 +15,7 @@ from jax.sharding import Mesh
 from jaxgen.errors import UserError
 from jaxgen.experiment import Experiment, Model
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.training import drawing, experiment_file, run_directory, state
+from jaxgen.training import drawing, experiment_file, requirements, run_directory, state
 from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
 from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.loop import fit, prepare_state
@@ -77,37 +77,34 @@ def begin(
     make_mesh(options.mesh)  # what doesn't fit shouldn't leave a directory behind
     if options.keep < 1:
         raise UserError(f"--keep {options.keep} would keep no checkpoint; take at least 1.")
-    places = {}
-    for name, needed in file.requires.items():
-        needed_file = experiment_file.read(experiment_file.find(str(file.path.parent / needed)))
-        if name in required:
-            there = run_directory.open_run(required[name]).read("config.json")["experiment"]
-            if there != needed_file.name:
-                raise UserError(
-                    f"{required[name]} is a run of {there!r}; {file.name} needs one of "
-                    f"{needed_file.name!r}."
-                )
-            places[name] = str(epath.Path(required[name]).resolve())
-            continue
-        inner = setting if setting in needed_file.settings else "default"
-        begin(
-            RunDirectory(epath.Path(path)).required(name),
-            needed_file,
-            inner,
-            needed_file.settings[inner],
-            options,
-            {},
-            arguments,
-        )
-        places[name] = f"requires/{name}"
+    given = {name: str(epath.Path(place).resolve()) for name, place in required.items()}
+    return _begin(run_directory.free(path), file, setting, config, options, given, arguments)
+
+
+def _begin(
+    run: RunDirectory,
+    file: ExperimentFile,
+    setting: str,
+    config: Any,
+    options: Options,
+    given: Mapping[str, str],
+    arguments: Sequence[str],
+) -> RunDirectory:
+    def begin_inside(
+        path: epath.Path, inner: ExperimentFile, setting: str, shared: Mapping[str, str]
+    ) -> RunDirectory:
+        path.mkdir(parents=True, exist_ok=True)  # shared places are seen from here
+        run, config = run_directory.free(path), inner.settings[setting]
+        return _begin(run, inner, setting, config, options, shared, arguments)
+
     content = {
         "experiment": file.name,
         "setting": setting,
         "config": file.config_to_json(config),
         "options": dataclasses.asdict(options),
-        "requires": places,
+        "requires": requirements.places(run, file, setting, given, begin_inside),
     }
-    return run_directory.create(path, content, file.source, arguments)
+    return run_directory.create(run.path, content, file.source, arguments)
 
 
 def carry_on(run: RunDirectory) -> dict[str, float]:
@@ -132,7 +129,7 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
             for difference in run_directory.changed_environment(run):
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
         mesh = make_mesh(options.mesh)
-        experiment, _ = _built(run, mesh)
+        experiment, _ = _built(run, mesh, begins=not resuming)
         log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
         if options.checkpoint_every:
             experiment = dataclasses.replace(experiment, checkpoint_every=options.checkpoint_every)
@@ -207,7 +204,7 @@ def evaluate(loaded: LoadedModel) -> dict[str, float]:
     return drawing.scores(loaded.experiment.evaluations, loaded.model, loaded.experiment.data, key)
 
 
-def _built(run: RunDirectory, mesh: Mesh) -> tuple[Experiment, Any]:
+def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experiment, Any]:
     """The experiment and its config; models that it builds on lie on the same mesh."""
     content = run.read("config.json")
     file = experiment_file.read(
@@ -223,6 +220,10 @@ def _built(run: RunDirectory, mesh: Mesh) -> tuple[Experiment, Any]:
     required = {
         name: load(_required(run, place), mesh=mesh) for name, place in content["requires"].items()
     }
+    models = {name: loaded.model for name, loaded in required.items()}
+    if begins:
+        requirements.remember(run, models)
+    requirements.check(run, models, content["requires"])
     return file.build(config, required), config
 
 
