@@ -54,7 +54,7 @@ class Config:
     hidden: tuple[int, ...] = (200, 200)  # widths of the hidden layers
     flows: int = 0  # inverse autoregressive steps that bend the posterior
     pseudo_inputs: int = 0  # components of a VampPrior; 0: the prior is N(0, 1)
-    updates: int = 9000  # in all; the paper's schedule is stretched over them
+    updates: int = 15_000  # in all; the paper's schedule is stretched over them
     updates_per_step: int = 50  # in one compiled call
     batch_size: int = 20  # digits an update
     learning_rate: float = 1e-3  # the schedule's highest

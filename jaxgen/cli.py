@@ -187,12 +187,18 @@ def _sample(arguments: list[str]) -> None:
 def _evaluate(arguments: list[str]) -> None:
     path = _run_argument(arguments, "evaluate", "[flags]")
     told = "Computes all of an experiment's scores over its whole held-out split."
-    chosen = flags.parse(_checkpoint_flags(), arguments[1:], f"jaxgen evaluate {path}", told)
+    only = flags.flag("only", str, "", "the one evaluation to compute; left out, all of them")
+    own = [*_checkpoint_flags(), only]
+    chosen = flags.parse(own, arguments[1:], f"jaxgen evaluate {path}", told)
     loaded = runs.load(path, chosen.checkpoint, chosen.ema)
-    scores = runs.evaluate(loaded)
-    RunDirectory(epath.Path(path)).write(
-        "scores.json", {"step": loaded.step, "ema": chosen.ema, "scores": scores}
-    )
+    names = [evaluation.name for evaluation in loaded.experiment.evaluations]
+    if chosen.only and chosen.only not in names:
+        raise UserError(
+            f"There is no evaluation {chosen.only!r} in {path}; there are {', '.join(names)}"
+            f"{flags.nearest(chosen.only, names)}."
+        )
+    scores = runs.evaluate(loaded, chosen.only)
+    runs.keep_scores(run_directory.open_run(path), loaded.step, chosen.ema, scores)
     for name, value in scores.items():
         _say(f"{name:44} {value:.4f}")
 

@@ -57,6 +57,11 @@ def test_evaluating_recomputes_the_scores(run, capsys):
     main(["evaluate", run, "--checkpoint", "last"])
     assert "weights/sum" in capsys.readouterr().out
     assert json.loads(Path(run, "scores.json").read_text()) == before
+    main(["evaluate", run, "--checkpoint", "last", "--only", "weights"])
+    assert json.loads(Path(run, "scores.json").read_text()) == before
+    with pytest.raises(SystemExit):
+        main(["evaluate", run, "--only", "wieghts"])
+    assert "no evaluation 'wieghts'" in capsys.readouterr().err
 
 
 def test_help_documents_every_number(capsys):

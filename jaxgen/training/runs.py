@@ -136,7 +136,7 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
         final, scores = fit(
             experiment, run, mesh, resume=resuming, keep=options.keep, workers=options.workers
         )
-        run.write("scores.json", {"step": int(final.step), "ema": True, "scores": scores})
+        keep_scores(run, int(final.step), True, scores)
     return scores
 
 
@@ -197,11 +197,23 @@ def experiment_of(path: epath.PathLike) -> Experiment:
     return _built(run_directory.open_run(path), make_mesh(MeshShape(), jax.devices()[:1]))[0]
 
 
-def evaluate(loaded: LoadedModel) -> dict[str, float]:
-    """All of the experiment's scores for a loaded model, as the loop computes them at its step."""
+def evaluate(loaded: LoadedModel, only: str = "") -> dict[str, float]:
+    """All of the experiment's scores for a loaded model, as the loop computes them at its step.
+
+    only: the name of the one evaluation to compute.
+    """
     _, _, evaluation = state.random_keys(loaded.experiment.seed)
     key = jax.random.fold_in(evaluation, loaded.step)
-    return drawing.scores(loaded.experiment.evaluations, loaded.model, loaded.experiment.data, key)
+    wanted = [each for each in loaded.experiment.evaluations if only in ("", each.name)]
+    return drawing.scores(wanted, loaded.model, loaded.experiment.data, key)
+
+
+def keep_scores(run: RunDirectory, step: int, ema: bool, scores: Mapping[str, float]) -> None:
+    """Writes `scores.json`; other scores of the same parameters stay in it."""
+    known = run.read("scores.json") if (run.path / "scores.json").exists() else {}
+    same = (known.get("step"), known.get("ema")) == (step, ema)
+    both = {**(known["scores"] if same else {}), **scores}
+    run.write("scores.json", {"step": step, "ema": ema, "scores": both})
 
 
 def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experiment, Any]:
