@@ -27,12 +27,14 @@ from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Shuffled, Subset, whole_split
 from jaxgen.evaluation.classifier import level_activations
 from jaxgen.evaluation.features import read
-from jaxgen.evaluation.frechet import Moments, frechet_distance
+from jaxgen.evaluation.reconstruction import reconstruction_scores
 from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params, Preview, Update
 from jaxgen.families.vae.adversarial import AdversarialAutoencoder
 from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, gaussian_bottleneck
 from jaxgen.families.vae.perceptual import perceptual_distance
+from jaxgen.families.vae.quantization import rotated
 from jaxgen.families.vae.samplers import ReconstructRequest, reconstruction_sampler, walk_sampler
+from jaxgen.families.vae.vector_quantization import vector_quantizer
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
 from jaxgen.training.optimizers import adamw, warmup_cosine
 
@@ -46,6 +48,7 @@ class Config:
     widths: tuple[int, ...] = (8, 16, 32)  # channels at 28×28, 14×14, 7×7
     blocks: int = 1  # residual blocks a level of the encoder, one more in the decoder
     latent_channels: int = 2  # of each of the 7×7 latents
+    codes: int = 0  # of a code-book instead of a Gaussian bottleneck
     kl_weight: float = 1e-3  # of the divergence of a latent number, in nats
     perceptual_weight: float = 0.1  # of the classifier's distance; the absolute error has 1
     adversarial_weight: float = 0.2  # of the discriminator's term, times the adaptive weight
@@ -61,6 +64,7 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
+    "vq": Config(codes=256, latent_channels=8),
     "tiny": Config(
         widths=(4, 8), latent_channels=1, judge_width=4, steps=8, adversarial_start=4,
         batch_size=16, samples=80,
@@ -77,11 +81,11 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     classifier = required["classifier"]
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     see = level_activations(classifier.network, classifier.params)
+    quantizer = vector_quantizer(config.codes, config.latent_channels, estimate=rotated)
+    sizes = (config.widths, config.blocks, config.latent_channels)
     model = AdversarialAutoencoder(
-        AutoencoderKL(
-            1, config.widths, config.blocks, config.latent_channels, groups=None, dtype=dtype
-        ),
-        gaussian_bottleneck(config.kl_weight),
+        AutoencoderKL(1, *sizes, groups=None, gaussian=not config.codes, dtype=dtype),
+        quantizer.quantize if config.codes else gaussian_bottleneck(config.kl_weight),
         PatchDiscriminator(config.judge_width, layers=2, dtype=dtype),
         partial(perceptual_distance, see),
         perceptual_weight=config.perceptual_weight,
@@ -91,34 +95,25 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     test = Subset(mnist("test"), np.arange(config.samples))
 
     def init(key: Key, batch: Batch) -> tuple[Params, Any]:
-        return model.init(key, batch), {}
+        return model.init(key, batch), quantizer.init(key) if config.codes else {}
 
-    @jax.jit
-    def look(trained: Model, pictures: Any) -> Any:
-        passed = model.passed(trained, pictures)
-        return model.decode(trained, passed.values), passed.values, passed.metrics
+    passed = jax.jit(model.passed)
+    reconstruct = jax.jit(lambda trained, seen: model.decode(trained, model.encode(trained, seen)))
 
     def score(trained: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        features: dict[str, list[np.ndarray]] = {"real": [], "made": []}
-        errors, latents, metrics = [], [], []
-        for batch, valid in whole_split(data["test"], min(config.samples, 250)):
-            made, latent, measured = jax.device_get(look(trained, batch["image"]))
-            for name, pictures in (("real", batch["image"]), ("made", made)):
-                _, some = read(classifier.network, classifier.params, pictures[valid])
-                features[name].append(some)
-            errors.append(np.mean((made - batch["image"])[valid] ** 2, axis=(1, 2, 3)))
-            latents.append(latent[valid])
-            metrics.append(measured)
-        error = np.concatenate(errors)
+        judge = partial(read, classifier.network, classifier.params)
+        rows = min(config.samples, 250)
+        parts = [
+            jax.device_get(passed(trained, batch["image"]))
+            for batch, _ in whole_split(data["test"], rows)
+        ]
         return {
-            "reconstruction_mean_squared_error": float(error.mean()),
-            # In decibels; the range of a pixel is 2.
-            "peak_signal_to_noise_ratio": float(np.mean(10 * np.log10(4 / error))),
-            "reconstruction_frechet_distance": frechet_distance(
-                *(Moments.of(np.concatenate(some)) for some in features.values())
-            ),
-            "latent_deviation": float(np.concatenate(latents).std()),
-            **{name: float(np.mean([m[name] for m in metrics])) for name in metrics[0]},
+            **reconstruction_scores(judge, partial(reconstruct, trained), data["test"], rows),
+            "latent_deviation": float(np.concatenate([part.values for part in parts]).std()),
+            **{
+                name: float(np.mean([part.metrics[name] for part in parts]))
+                for name in parts[0].metrics
+            },
         }
 
     schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)

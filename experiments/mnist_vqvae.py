@@ -19,6 +19,7 @@ import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
@@ -28,7 +29,7 @@ import numpy as np
 from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Shuffled, Subset, whole_split
 from jaxgen.evaluation.features import read
-from jaxgen.evaluation.frechet import Moments, frechet_distance
+from jaxgen.evaluation.reconstruction import reconstruction_scores
 from jaxgen.experiment import Evaluation, Experiment, Key, Model, Preview, Update
 from jaxgen.families.vae.convolutional import (
     Autoencoder,
@@ -43,6 +44,7 @@ from jaxgen.families.vae.vqvae import VectorQuantizedAutoencoder
 from jaxgen.training.optimizers import adamw, warmup_cosine
 
 REQUIRES = {"classifier": "mnist_classifier.py"}
+ROWS = 250  # test digits scored at a time
 
 
 @dataclass(frozen=True)
@@ -108,23 +110,17 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     encode, decode = jax.jit(vqvae.encode), jax.jit(vqvae.decode)
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        counts, real, made = np.zeros(codes, np.int64), [], []
-        for batch, valid in whole_split(data["test"], 500):
-            indices = encode(model, batch["image"])
-            made.append(np.asarray(decode(model, indices))[valid])
-            real.append(batch["image"][valid])
-            counts += np.bincount(np.asarray(indices)[valid].ravel(), minlength=codes)
-        originals, decoded = np.concatenate(real), np.concatenate(made)
-        moments = [
-            Moments.of(read(classifier.network, classifier.params, pictures)[1])
-            for pictures in (originals, decoded)
-        ]
+        judge = partial(read, classifier.network, classifier.params)
+        counts = np.zeros(codes, np.int32)
+        for batch, valid in whole_split(data["test"], ROWS):
+            indices = np.asarray(encode(model, batch["image"]))[valid]
+            counts += np.bincount(indices.ravel(), minlength=codes).astype(np.int32)
         return {
-            "samples": len(originals),
-            "mean_squared_error": float(np.mean((originals - decoded) ** 2)),
-            "reconstruction_frechet_distance": frechet_distance(*moments),
-            "bits_per_pixel": math.log2(codes) * indices[0].size / originals[0].size,
-            **{name: float(value) for name, value in code_usage(counts.astype(np.int32)).items()},
+            **reconstruction_scores(
+                judge, lambda seen: decode(model, encode(model, seen)), data["test"], ROWS
+            ),
+            "bits_per_pixel": math.log2(codes) * indices[0].size / batch["image"][0].size,
+            **{name: float(value) for name, value in code_usage(counts).items()},
         }
 
     schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
