@@ -66,7 +66,7 @@ SETTINGS = {
     "default": Config(),
     "vq": Config(codes=256, latent_channels=8),
     "tiny": Config(
-        widths=(4, 8), latent_channels=1, judge_width=4, steps=8, adversarial_start=4,
+        widths=(4, 4), latent_channels=1, judge_width=4, steps=8, adversarial_start=4,
         batch_size=16, samples=80,
     ),
     "gpu": Config(

@@ -76,8 +76,8 @@ SETTINGS = {
     # NVAE's table 6: 5 and 10 groups of 20 channels, batches of 400, 400 epochs; 30 % are warm-up.
     "nvae": replace(GPU, binary=True, groups=(0, 10, 5, 0), latent=20, steps=60_000,
                     batch_size=400, beta_warmup=18_000, bound_samples=1000),
-    "tiny": Config(widths=(8, 8, 8), groups=(1, 1, 1), latent=2, mixtures=2, steps=6,
-                   beta_warmup=4, batch_size=16, samples=80, bound_samples=2),
+    "tiny": Config(sizes=(7, 1), patch=4, widths=(8, 8), groups=(1, 1), latent=2, mixtures=2,
+                   steps=6, beta_warmup=4, batch_size=16, samples=80, bound_samples=2),
 }  # fmt: skip
 
 

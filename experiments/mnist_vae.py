@@ -72,7 +72,8 @@ SETTINGS = {
     "gpu": GPU,
     "paper": replace(GPU, updates=3280 * 3000, updates_per_step=1000, batch_size=20),
     "tiny": Config(importance_samples=2, latent=4, hidden=(32,), flows=2, pseudo_inputs=3,
-                   updates=40, updates_per_step=5, bound_samples=50, test_digits=80, samples=80),
+                   updates=40, updates_per_step=5, batch_size=16, bound_samples=50,
+                   test_digits=80, samples=80),
 }  # fmt: skip
 
 

@@ -21,7 +21,7 @@ NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist"}
 ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt"]
 
 
-def begin(path, directory, checkpoint_every=3, **changes):
+def begin(path, directory, checkpoint_every=3, required=None, **changes):
     needed = next((name for prefix, name in NEEDS.items() if path.stem.startswith(prefix)), None)
     where = os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets")
     if needed and not Path(where, needed).is_dir():
@@ -29,13 +29,30 @@ def begin(path, directory, checkpoint_every=3, **changes):
     file = experiment_file.read(epath.Path(path))
     config = dataclasses.replace(file.settings["tiny"], **changes)
     options = runs.Options(checkpoint_every=checkpoint_every)
-    return runs.begin(directory, file, "tiny", config, options, {}, [])
+    return runs.begin(directory, file, "tiny", config, options, required or {}, [])
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    """A function of an experiment's path: its tiny run and the run's scores, trained once."""
+    trained = {}
+
+    def train(path):
+        if path not in trained:
+            requires = experiment_file.read(epath.Path(path)).requires
+            required = {
+                name: str(train(path.parent / needed)[0].path) for name, needed in requires.items()
+            }
+            run = begin(path, tmp_path_factory.mktemp(path.stem) / "run", required=required)
+            trained[path] = run, runs.carry_on(run)
+        return trained[path]
+
+    return train
 
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
-def test_trains_samples_and_scores(path, tmp_path):
-    run = begin(path, tmp_path / "run")
-    scores = runs.carry_on(run)
+def test_trains_samples_and_scores(path, tiny, tmp_path):
+    run, scores = tiny(path)
     loaded = runs.load(run.path, checkpoint="last")
     assert runs.evaluate(loaded) == pytest.approx(scores, rel=1e-3, abs=1e-3)
     for name, sampler in loaded.experiment.samplers.items():
