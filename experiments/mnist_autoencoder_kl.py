@@ -56,7 +56,7 @@ class Config:
     judge_width: int = 8  # channels of the discriminator's first layer
     bfloat16: bool = False  # compute in bfloat16, for accelerators
     steps: int = 1200  # training steps
-    batch_size: int = 64  # digits a step
+    batch_size: int = 16  # digits a step
     learning_rate: float = 2e-3  # Adam's highest
     samples: int = 10_000  # test digits scored
     seed: int = 0  # decides everything
