@@ -66,9 +66,10 @@ class HierarchicalVAE(nn.Module):
         spares the level that costs most.
     latent: channels of a group's latent variable.
     bottleneck: width inside a residual branch, as a share of the state's.
-    posterior: `relative` to the prior, or `absolute`. Relative is the default, since a short
-        training does better where a posterior need not run after its prior; VDVAE's own is
-        `absolute`.
+    posterior: `relative` to the prior (NVAE's), which it follows as that moves, or `absolute`
+        (VDVAE's).
+    learned: between levels, each place of a square has weights of its own, so that a latent at 1×1
+        can say what goes where; otherwise means and copies of pixels, as VDVAE has them.
     unroll: write the groups and blocks of a level out, which CPUs need; accelerators compile a
         deep network sooner as a loop.
     dtype: of the convolutions; parameters, Gaussians and outputs are float32.
@@ -83,6 +84,7 @@ class HierarchicalVAE(nn.Module):
     latent: int = 8
     bottleneck: float = 0.5
     posterior: Posterior = relative
+    learned: bool = True
     unroll: bool = True
     dtype: Any = jnp.float32
 
@@ -90,7 +92,9 @@ class HierarchicalVAE(nn.Module):
         """Checks that the levels fit each other."""
         check_levels(self.sizes, self.widths, self.groups)
         levels = (self.sizes, self.widths, self.bottleneck)
-        self.encoder = Encoder(*levels, self.patch, self.blocks, self.unroll, self.dtype)
+        self.encoder = Encoder(
+            *levels, self.patch, self.blocks, self.learned, self.unroll, self.dtype
+        )
         self.decoder = Decoder(
             *levels,
             self.patch,
@@ -98,6 +102,7 @@ class HierarchicalVAE(nn.Module):
             latent=self.latent,
             outputs=self.outputs,
             posterior=self.posterior,
+            learned=self.learned,
             unroll=self.unroll,
             dtype=self.dtype,
         )
@@ -130,6 +135,7 @@ class Encoder(nn.Module):
     bottleneck: float
     patch: int
     blocks: int
+    learned: bool
     unroll: bool
     dtype: Any
 
@@ -150,7 +156,8 @@ class Encoder(nn.Module):
         activations = []
         for level, (size, width) in enumerate(zip(self.sizes, self.widths, strict=True)):
             if level > 0:
-                hidden = averaged(hidden, self.sizes[level - 1] // size)
+                down = folded if self.learned else averaged
+                hidden = down(hidden, self.sizes[level - 1] // size)
                 hidden = convolution(width, 1, dtype=self.dtype, name=f"widen_{level}")(hidden)
             middle = _middle(width, self.bottleneck)
             blocks = stacked(Residual, self.blocks, self.unroll)(
@@ -172,6 +179,7 @@ class Decoder(nn.Module):
     latent: int
     outputs: int
     posterior: Posterior
+    learned: bool
     unroll: bool
     dtype: Any
 
@@ -195,8 +203,11 @@ class Decoder(nn.Module):
         for level in reversed(range(len(self.sizes))):
             size, width, groups = self.sizes[level], self.widths[level], self.groups[level]
             if size > state.shape[1]:
-                narrow = convolution(width, 1, dtype=self.dtype, name=f"narrow_{level}")
-                state = enlarged(narrow(state), size // state.shape[1])
+                factor = size // state.shape[1]
+                made = width * factor**2 if self.learned else width
+                narrow = convolution(made, 1, dtype=self.dtype, name=f"narrow_{level}")
+                up = unfolded if self.learned else enlarged
+                state = up(narrow(state), factor)
             # Where a place is, which convolutions alone couldn't tell; at the topmost level it is
             # all there is before the first z.
             start: Any = self.param(
