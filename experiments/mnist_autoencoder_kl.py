@@ -13,6 +13,7 @@ Expected, over the 10,000 test digits: not measured yet, in no setting.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,11 +33,11 @@ from jaxgen.experiment import Batch, Evaluation, Experiment, Key, Model, Params,
 from jaxgen.families.vae.adversarial import AdversarialAutoencoder
 from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, gaussian_bottleneck
 from jaxgen.families.vae.perceptual import perceptual_distance
-from jaxgen.families.vae.quantization import rotated
+from jaxgen.families.vae.quantization import code_scores, rotated
 from jaxgen.families.vae.samplers import ReconstructRequest, reconstruction_sampler, walk_sampler
 from jaxgen.families.vae.vector_quantization import vector_quantizer
 from jaxgen.nn.patch_discriminator import PatchDiscriminator
-from jaxgen.training.optimizers import adamw, warmup_cosine
+from jaxgen.training.optimizers import adamw, delayed, warmup_cosine
 
 REQUIRES = {"classifier": "mnist_classifier.py"}
 
@@ -98,31 +99,34 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         return model.init(key, batch), quantizer.init(key) if config.codes else {}
 
     passed = jax.jit(model.passed)
-    reconstruct = jax.jit(lambda trained, seen: model.decode(trained, model.encode(trained, seen)))
+    reconstruct = jax.jit(partial(model.reconstruct, key=jax.random.key(0)))
 
     def score(trained: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         judge = partial(read, classifier.network, classifier.params)
-        rows = min(config.samples, 250)
-        parts = [
-            jax.device_get(passed(trained, batch["image"]))
-            for batch, _ in whole_split(data["test"], rows)
-        ]
+        rows = math.gcd(config.samples, 250)  # no batch is filled up, so that means are exact
+        parts = [passed(trained, batch["image"]) for batch, _ in whole_split(data["test"], rows)]
+        if config.codes:
+            bottleneck = code_scores((part.indices for part in parts), config.codes)
+        else:
+            kl = [part.metrics["kl_per_latent"] for part in parts]
+            bottleneck = {"kl_per_latent": float(np.mean(kl))}
         return {
-            **reconstruction_scores(judge, partial(reconstruct, trained), data["test"], rows),
+            **reconstruction_scores(
+                judge, lambda seen: reconstruct(trained, pictures=seen), data["test"], rows
+            ),
             "latent_deviation": float(np.concatenate([part.values for part in parts]).std()),
-            **{
-                name: float(np.mean([part.metrics[name] for part in parts]))
-                for name in parts[0].metrics
-            },
+            **bottleneck,
         }
 
     schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)
-    optimizer = adamw(schedule, b1=0.5, b2=0.9, clip=1.0)
+    start, judged = config.adversarial_start, config.steps - config.adversarial_start
+    late = delayed(warmup_cosine(config.learning_rate, judged, judged // 20), start)
+    optimizer, judging = (adamw(rate, b1=0.5, b2=0.9, clip=1.0) for rate in (schedule, late))
     return Experiment(
         init=init,
         updates=[
             Update("autoencoder", model.autoencoder_loss, optimizer, moves="autoencoder"),
-            Update("discriminator", model.discriminator_loss, optimizer, moves="discriminator"),
+            Update("discriminator", model.discriminator_loss, judging, moves="discriminator"),
         ],
         data={"train": Shuffled(mnist("train"), config.batch_size, config.seed), "test": test},
         steps=config.steps,

@@ -21,7 +21,7 @@ import numpy as np
 
 from jaxgen.data.datasets import mnist
 from jaxgen.data.images import RandomShift
-from jaxgen.data.sources import Kept, Shuffled
+from jaxgen.data.sources import Kept, Shuffled, Subset
 from jaxgen.evaluation.classifier import Classifier, classification_loss
 from jaxgen.evaluation.features import read
 from jaxgen.experiment import Batch, Evaluation, Experiment, Items, Key, Model, Params, Update
@@ -80,7 +80,7 @@ def build(config: Config) -> Experiment:
         updates=[update],
         data={
             "train": Shuffled(train, config.batch_size, config.seed, RandomShift(config.shift)),
-            "test": mnist("test"),
+            "test": Subset(mnist("test"), np.arange(config.samples)),
         },
         steps=config.steps,
         seed=config.seed,

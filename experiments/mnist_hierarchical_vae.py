@@ -32,7 +32,7 @@ from jaxgen.evaluation.pieces import in_pieces
 from jaxgen.experiment import Evaluation, Experiment, Key, Model, Preview, Update
 from jaxgen.families.vae import hierarchical_objective as objective
 from jaxgen.families.vae.bernoulli import binarized
-from jaxgen.families.vae.hierarchical import HierarchicalVAE
+from jaxgen.families.vae.hierarchical import HierarchicalVAE, check_levels
 from jaxgen.families.vae.hierarchical_samplers import levels_sampler
 from jaxgen.families.vae.logistic_mixture import parameter_count
 from jaxgen.families.vae.objectives import warm_up
@@ -83,6 +83,7 @@ SETTINGS = {
 
 def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     """The bound on MNIST's training digits; scored on its test digits and by the classifier."""
+    check_levels(config.sizes, config.widths, config.groups)
     train, test = Kept(mnist("train")), Subset(Kept(mnist("test")), np.arange(config.samples))
     network: Any = HierarchicalVAE(
         outputs=1 if config.binary else parameter_count(config.mixtures, channels=1),

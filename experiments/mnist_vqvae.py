@@ -37,7 +37,7 @@ from jaxgen.families.vae.convolutional import (
     ConvolutionalEncoder,
 )
 from jaxgen.families.vae.finite_scalar_quantization import finite_scalar_quantizer
-from jaxgen.families.vae.quantization import code_usage, rotated, straight_through
+from jaxgen.families.vae.quantization import code_scores, rotated, straight_through
 from jaxgen.families.vae.samplers import ReconstructRequest, reconstruction_sampler
 from jaxgen.families.vae.vector_quantization import vector_quantizer
 from jaxgen.families.vae.vqvae import VectorQuantizedAutoencoder
@@ -111,16 +111,16 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         judge = partial(read, classifier.network, classifier.params)
-        counts = np.zeros(codes, np.int32)
-        for batch, valid in whole_split(data["test"], ROWS):
-            indices = np.asarray(encode(model, batch["image"]))[valid]
-            counts += np.bincount(indices.ravel(), minlength=codes).astype(np.int32)
+        indices = [
+            np.asarray(encode(model, batch["image"]))[valid]
+            for batch, valid in whole_split(data["test"], ROWS)
+        ]
         return {
             **reconstruction_scores(
                 judge, lambda seen: decode(model, encode(model, seen)), data["test"], ROWS
             ),
-            "bits_per_pixel": math.log2(codes) * indices[0].size / batch["image"][0].size,
-            **{name: float(value) for name, value in code_usage(counts).items()},
+            "bits_per_pixel": math.log2(codes) * indices[0][0].size / (28 * 28),
+            **code_scores(indices, codes),
         }
 
     schedule = warmup_cosine(config.learning_rate, config.steps, config.steps // 20)

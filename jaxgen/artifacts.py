@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from etils import epath
@@ -60,6 +60,16 @@ class Images:
     columns: int = 10
     frames: Shaped[np.ndarray, "frames count height width channels"] | None = None
     enlarge: int = 1
+
+    @staticmethod
+    def of_signed(pixels: Any, columns: int = 10, frames: Any = None, enlarge: int = 1) -> Images:
+        """The same of pictures in [-1, 1], as models make them; what lies outside is clipped."""
+
+        def displayed(signed: Any) -> np.ndarray:
+            return np.clip((np.asarray(signed, np.float32) + 1) / 2, 0, 1)
+
+        kept = None if frames is None else displayed(frames)
+        return Images(displayed(pixels), columns=columns, frames=kept, enlarge=enlarge)
 
     def save(self, stem: epath.PathLike) -> list[epath.Path]:
         """The grid as `.png`; with frames, the same grid in motion as `.gif`."""

@@ -18,7 +18,7 @@ from jaxgen.training import drawing, experiment_file, run_directory, runs
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
 NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist"}
-ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt"]
+ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae"]
 
 
 def begin(path, directory, checkpoint_every=3, required=None, **changes):
@@ -64,11 +64,15 @@ def test_trains_samples_and_scores(path, tiny, tmp_path):
 
 
 @pytest.mark.parametrize("name", ONE_OF_EACH_FAMILY)
-def test_killed_and_resumed_is_bitwise_the_same(name, tmp_path):
+def test_killed_and_resumed_is_bitwise_the_same(name, tiny, tmp_path):
     path = ROOT / "experiments" / f"{name}.py"
-    whole = begin(path, tmp_path / "whole", steps=24)
+    required = {
+        other: str(tiny(path.parent / needed)[0].path)
+        for other, needed in experiment_file.read(epath.Path(path)).requires.items()
+    }
+    whole = begin(path, tmp_path / "whole", required=required, steps=24)
     runs.carry_on(whole)
-    killed = begin(path, tmp_path / "killed", steps=24)
+    killed = begin(path, tmp_path / "killed", required=required, steps=24)
     process = subprocess.Popen([sys.executable, "-c", CARRY_ON, str(killed.path)])
     deadline = time.time() + 300
     while not list(Path(killed.checkpoints).glob("[0-9]")):  # a checkpoint before step 10

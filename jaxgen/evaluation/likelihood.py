@@ -35,14 +35,15 @@ def importance_weighted_bound(
 ) -> Float[np.ndarray, "items"]:
     """E log 1/k Σ wᵢ ≤ log p(x) for each item, in nats (Burda et al. 2015, equation 8).
 
-    samples: k. `chunk` of them, for `rows` items, are held at once; the result is the same but for
-        which random numbers fall where.
+    samples: k. At most `chunk` of them, for `rows` items, are held at once: the largest number that
+        divides both. It changes nothing but which random numbers fall where.
 
     Raises:
-        UserError: if `chunk` doesn't divide `samples`.
+        UserError: if there are no samples to take.
     """
-    if samples < 1 or chunk < 1 or samples % chunk:
-        raise UserError(f"A bound of {samples} samples can't be made of chunks of {chunk}.")
+    if samples < 1 or chunk < 1:
+        raise UserError(f"A bound takes at least 1 sample at a time, not {samples} by {chunk}.")
+    chunk = math.gcd(samples, chunk)
     count = len(observed)
     found = []
     for start in range(0, count, rows):

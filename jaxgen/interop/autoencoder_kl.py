@@ -146,6 +146,6 @@ def _level_name(part: str, levels: int) -> str:
 
 
 def _today(name: str) -> str:
-    layer, kind = name.rsplit(".", 1)
-    before, last = layer.rsplit(".", 1) if "." in layer else ("", layer)
+    layer, _, kind = name.rpartition(".")
+    before, _, last = layer.rpartition(".")
     return f"{before}.{_FORMER_NAMES[last]}.{kind}" if last in _FORMER_NAMES else name

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 from optax.contrib import MuonDimensionNumbers
 
@@ -24,6 +25,11 @@ def is_weight(path: Path) -> bool:
     The number of axes doesn't tell: the biases of scanned layers have two.
     """
     return path[-1] in ("kernel", "embedding")
+
+
+def delayed(schedule: optax.Schedule, start: int) -> optax.Schedule:
+    """`schedule`, begun at update `start`: for what joins a training later."""
+    return lambda update: schedule(jnp.maximum(update - start, 0))
 
 
 def warmup_cosine(

@@ -241,7 +241,12 @@ def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experim
 
 def _required(run: RunDirectory, place: str) -> epath.Path:
     """Runs inside this one are kept relative, so that the whole can be moved."""
-    return run.path / place
+    if epath.Path(place).is_absolute() or "://" in place:
+        return epath.Path(place)
+    there = run.path
+    for part in place.split("/"):  # object storage knows no ".."
+        there = there.parent if part == ".." else there / part
+    return there
 
 
 def _finished(run: RunDirectory) -> bool:

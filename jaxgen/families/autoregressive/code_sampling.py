@@ -129,7 +129,6 @@ def code_sampler(
         return {"image": pictures(indices)}
 
     def render(drawn: dict[str, Any]) -> Images:
-        pixels = np.clip((np.asarray(drawn["image"], np.float32) + 1) / 2, 0, 1)
-        return Images(pixels, columns=_COLUMNS, enlarge=enlarge)
+        return Images.of_signed(drawn["image"], columns=_COLUMNS, enlarge=enlarge)
 
     return Sampler(CodeRequest, prepare, sample, render)

@@ -105,12 +105,8 @@ def image_sampler(
         return drawn
 
     def render(drawn: dict[str, Any]) -> Images:
-        frames = drawn.get("frames")
-        return Images(
-            pixels=_displayed(drawn["image"]),
-            columns=_COLUMNS,
-            frames=None if frames is None else _displayed(frames),
-            enlarge=enlarge,
+        return Images.of_signed(
+            drawn["image"], columns=_COLUMNS, frames=drawn.get("frames"), enlarge=enlarge
         )
 
     return Sampler(request=ImageRequest, prepare=prepare, sample=sample, render=render)
@@ -127,7 +123,3 @@ def _denoiser(apply: Callable[..., Any], model: Model) -> Denoiser:
         return apply({"params": model.params, **model.variables}, noisy, time, condition)
 
     return denoiser
-
-
-def _displayed(pixels: Any) -> np.ndarray:
-    return np.clip((np.asarray(pixels, np.float32) + 1) / 2, 0, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import flax.linen as nn
@@ -41,7 +42,7 @@ class BinaryAutoencoder:
     flow: InverseAutoregressiveFlow | None = None
     pseudo_inputs: PseudoInputs | None = None
 
-    @property
+    @cached_property
     def model(self) -> LatentVariableModel:
         """What the objectives and the importance-weighted bound take."""
         return LatentVariableModel(self.infer, self.log_prior, self.log_likelihood)

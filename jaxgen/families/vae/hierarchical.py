@@ -252,7 +252,7 @@ def check_levels(sizes: Sequence[int], widths: Sequence[int], groups: Sequence[i
                 f"Pictures of {larger}×{larger} can't be averaged down to {smaller}×{smaller}: "
                 "each of the sizes has to divide the one before."
             )
-    if min(groups) < 0 or not sum(groups):
+    if not groups or min(groups) < 0 or not sum(groups):
         raise UserError("A hierarchical VAE needs at least one group of latent variables.")
 
 

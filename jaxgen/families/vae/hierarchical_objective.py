@@ -71,9 +71,9 @@ class Bound:
 
 def bound(log_likelihood: LogLikelihood, descent: Descent, picture: Picture) -> Bound:
     """The terms, by one draw of z; the divergences are exact given the groups above."""
-    divergences = [_of_each(draw.posterior.divergence(draw.prior)) for draw in descent.draws]
+    divergences = [over_entries(draw.posterior.divergence(draw.prior)) for draw in descent.draws]
     return Bound(
-        reconstruction=_of_each(log_likelihood(descent.outputs, picture)[None])[0],
+        reconstruction=over_entries(log_likelihood(descent.outputs, picture)[None])[0],
         divergence=jnp.concatenate(divergences).T,
     )
 
@@ -115,10 +115,10 @@ def log_weights(network: HierarchicalVAE, log_likelihood: LogLikelihood) -> LogW
     ) -> Float[Array, "samples batch"]:
         def one(key: Key) -> Float[Array, "batch"]:
             descent: Any = network.apply({"params": params}, picture, key)
-            value = _of_each(log_likelihood(descent.outputs, picture)[None])[0]
+            value = over_entries(log_likelihood(descent.outputs, picture)[None])[0]
             for draw in descent.draws:
                 prior = draw.prior.log_probability(draw.latent)
-                value += _of_each(prior - draw.posterior.log_probability(draw.latent)).sum(0)
+                value += over_entries(prior - draw.posterior.log_probability(draw.latent)).sum(0)
             return value
 
         # Of the encoder, which sees no key, this makes one pass for all samples.
@@ -178,8 +178,3 @@ def bound_metrics(
             metrics[f"divergence_{size}"] = members.sum(-1).mean()
             first += count
     return metrics
-
-
-def _of_each(values: Float[Array, "groups batch *parts"]) -> Float[Array, "groups batch"]:
-    """Sums over all but the groups and the pictures."""
-    return values.reshape(*values.shape[:2], -1).sum(-1)

@@ -13,6 +13,7 @@ from jaxtyping import Array
 from jaxgen.artifacts import Images
 from jaxgen.errors import UserError
 from jaxgen.experiment import Items, Key, Model, Sampler
+from jaxgen.families.vae.samplers import at_least_one, taken
 
 # (model, key, pictures, groups that are inferred, temperature of the others) -> pictures
 Partly = Callable[[Model, Key, Array, int, Any], Array]
@@ -39,18 +40,11 @@ def levels_sampler(
     """
 
     def prepare(request: LevelsRequest) -> tuple[None, dict[str, Any]]:
-        last = request.first + request.count
-        if request.count < 1 or request.first < 0 or last > len(pictures):
-            raise UserError(
-                f"There are {len(pictures)} pictures in the data, from 0 on: {request.count} from "
-                f"{request.first} on can't be shown."
-            )
+        at_least_one(count=request.count)
         if request.temperature < 0:
-            raise UserError(
-                f"A temperature of {request.temperature} is not possible: take 0 or more."
-            )
+            raise UserError(f"temperature has to be 0 or more, not {request.temperature}.")
         return None, {
-            "image": pictures[np.arange(request.first, last)]["image"],
+            "image": taken(pictures, request.first, request.count),
             "temperature": np.float32(request.temperature),
         }
 
@@ -62,7 +56,6 @@ def levels_sampler(
         return {"image": rows.reshape(-1, *original.shape[1:])}
 
     def render(drawn: dict[str, Any]) -> Images:
-        pixels = np.clip((np.asarray(drawn["image"], np.float32) + 1) / 2, 0, 1)
-        return Images(pixels, columns=len(kept) + 1, enlarge=enlarge)
+        return Images.of_signed(drawn["image"], columns=len(kept) + 1, enlarge=enlarge)
 
     return Sampler(LevelsRequest, prepare, sample, render)

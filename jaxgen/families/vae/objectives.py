@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Context, Key, Loss, Output, Params
 from jaxgen.families.vae.gaussian import DiagonalGaussian
 
@@ -140,12 +141,17 @@ def doubly_reparameterized_loss(model: LatentVariableModel, observe: Observe, sa
 
     With w̃ the normalized weights, the decoder's gradient is Σ w̃ᵢ ∇log wᵢ, as in IWAE; the
     encoder's is Σ w̃ᵢ² ∂log wᵢ/∂zᵢ · ∇zᵢ: only through the samples, not through the density. The
-    posterior has to be a `DiagonalGaussian`.
+    posterior has to be a `DiagonalGaussian`; `UserError` for any other.
     """
 
     def loss(params: Params, context: Context) -> Output:
         observed, key = _observed(observe, context)
         posterior = model.infer(params, observed)
+        if not isinstance(posterior, DiagonalGaussian):
+            raise UserError(
+                "DReG's gradient needs the density of given latents under a Gaussian posterior: "
+                "train with a posterior that no flow bends, or by the IWAE bound's own gradient."
+            )
         latent, _ = posterior.draw(key, samples)
         fixed = jax.lax.stop_gradient(posterior)
 

@@ -8,7 +8,7 @@ that the latent was turned and stretched onto its code. What a quantizer learns 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -109,6 +109,14 @@ def code_usage(counts: Int[Array, "codes"] | Int[np.ndarray, "codes"]) -> dict[s
     shares = jnp.asarray(counts) / jnp.maximum(jnp.sum(jnp.asarray(counts)), 1)
     entropy = jnp.sum(jax.scipy.special.entr(shares))
     return {"perplexity": jnp.exp(entropy), "codes_used": jnp.mean(shares > 0, dtype=jnp.float32)}
+
+
+def code_scores(indices: Iterable[np.ndarray], codes: int) -> dict[str, float]:
+    """`code_usage` over all of the indices that a set's batches were given, on the host."""
+    counts = np.zeros(codes, np.int32)
+    for some in indices:
+        counts += np.bincount(np.asarray(some).ravel(), minlength=codes).astype(np.int32)
+    return {name: float(value) for name, value in code_usage(counts).items()}
 
 
 def _length(vectors: Latent) -> Float[Array, "batch height width 1"]:

@@ -81,7 +81,7 @@ def draw_sampler(draw: Draw, enlarge: int = 2) -> Sampler:
     """Pictures from the prior, by `draw`."""
 
     def prepare(request: DrawRequest) -> tuple[int, dict[str, Any]]:
-        _at_least_one(count=request.count)
+        at_least_one(count=request.count)
         if request.temperature < 0:
             raise UserError(f"temperature has to be 0 or more, not {request.temperature}.")
         return request.count, {"temperature": np.float32(request.temperature)}
@@ -102,8 +102,8 @@ def reconstruction_sampler(
     """
 
     def prepare(request: ReconstructRequest) -> tuple[None, dict[str, Any]]:
-        _at_least_one(count=request.count)
-        return None, {"image": _taken(pictures, request.first, request.count)}
+        at_least_one(count=request.count)
+        return None, {"image": taken(pictures, request.first, request.count)}
 
     def sample(model: Model, key: Key, static: None, arrays: dict[str, Any]) -> dict[str, Array]:
         made = reconstruct(model, key, jnp.asarray(arrays["image"]))
@@ -117,8 +117,8 @@ def walk_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: int =
     """Spherical walks between the latents of neighbouring pictures of the data."""
 
     def prepare(request: WalkRequest) -> tuple[int, dict[str, Any]]:
-        _at_least_one(count=request.count, steps=request.steps)
-        return request.steps, {"image": _taken(pictures, request.first, request.count + 1)}
+        at_least_one(count=request.count, steps=request.steps)
+        return request.steps, {"image": taken(pictures, request.first, request.count + 1)}
 
     def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Any]:
         latents = encode(model, jnp.asarray(arrays["image"]))
@@ -134,10 +134,10 @@ def traversal_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: 
     """One picture's latent moved along the axes that vary most over the first 500 of the data."""
 
     def prepare(request: TraversalRequest) -> tuple[Any, dict[str, Any]]:
-        _at_least_one(axes=request.axes, steps=request.steps)
+        at_least_one(axes=request.axes, steps=request.steps)
         arrays = {
-            "image": _taken(pictures, request.picture, 1),
-            "others": _taken(pictures, 0, min(500, len(pictures))),
+            "image": taken(pictures, request.picture, 1),
+            "others": taken(pictures, 0, min(500, len(pictures))),
             "reach": np.float32(request.reach),
         }
         return (request.axes, request.steps), arrays
@@ -166,7 +166,7 @@ def attribute_sampler(
     """
 
     def prepare(request: AttributeRequest) -> tuple[int, dict[str, Any]]:
-        _at_least_one(count=request.count, steps=request.steps)
+        at_least_one(count=request.count, steps=request.steps)
         seen = pictures[np.arange(min(2000, len(pictures)))]
         sets = []
         for wanted in (request.source, request.target):
@@ -228,7 +228,8 @@ def spherical(
     return way.reshape(-1, *start.shape)
 
 
-def _taken(pictures: Items, first: int, count: int) -> np.ndarray:
+def taken(pictures: Items, first: int, count: int) -> np.ndarray:
+    """So many "image"s of the data from number `first` on; `UserError` if there are fewer."""
     if not 0 <= first <= first + count <= len(pictures):
         raise UserError(
             f"The data has {len(pictures)} pictures: {count} from number {first} on are too many."
@@ -236,7 +237,8 @@ def _taken(pictures: Items, first: int, count: int) -> np.ndarray:
     return pictures[np.arange(first, first + count)]["image"]
 
 
-def _at_least_one(**counts: int) -> None:
+def at_least_one(**counts: int) -> None:
+    """Raises `UserError` for the first count below 1."""
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} has to be at least 1, not {count}.")
@@ -244,7 +246,7 @@ def _at_least_one(**counts: int) -> None:
 
 def _rendered(enlarge: int) -> Callable[[Any], Images]:
     def render(drawn: dict[str, Any]) -> Images:
-        pixels = np.clip((np.asarray(drawn["image"], np.float32) + 1) / 2, 0, 1)
-        return Images(pixels, columns=int(drawn.get("columns", 10)), enlarge=enlarge)
+        columns = int(drawn.get("columns", 10))
+        return Images.of_signed(drawn["image"], columns=columns, enlarge=enlarge)
 
     return render
