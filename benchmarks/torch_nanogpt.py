@@ -2,10 +2,10 @@
 
     python benchmarks/torch_nanogpt.py [--seeds 3]     # about 2 minutes a seed on 2 cores
 
-4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps, no dropout; AdamW at 1e-3, falling to
-1e-4 by a cosine after 100 steps. Prints nats per character on the last tenth of tiny Shakespeare: the
-full pass in blocks of the context, and the mean over 200 batches of random windows, as
-`jaxgen.families.autoregressive.likelihood` computes both.
+4 layers, 4 heads, width 128, context 64, batch 12, 2,000 steps, no dropout; AdamW at 1e-3, falling
+to 1e-4 by a cosine after 100 steps. Prints nats per character on the last tenth of tiny
+Shakespeare: the full pass in blocks of the context, and the mean over 200 batches of random
+windows, as `jaxgen.families.autoregressive.likelihood` computes both.
 """
 
 import argparse
