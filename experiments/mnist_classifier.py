@@ -5,7 +5,7 @@ normalization, then 64 features. Scores in its features are named for it and com
 
 Command: jaxgen train experiments/mnist_classifier.py
 
-Hardware and time: 1 CPU core, 90 seconds.
+Hardware and time: 1 CPU core, about a minute.
 
 Expected: 99.2 % of the 10,000 test digits classified rightly.
 """

@@ -6,9 +6,10 @@ Esser et al. 2021, "Taming Transformers" (arXiv 2012.09841).
 
 Command: jaxgen train experiments/mnist_vqvae_prior.py [--vqvae RUN]
 
-Hardware and time: one CPU core; not measured to its end yet, nor the "gpu" setting.
+Hardware and time: 11 minutes on half a CPU core, with a finished VQ-VAE and classifier.
 
-Expected: not measured yet.
+Expected: 80.8 nats for a test digit's codes; the classifier agrees with the class of 90 % of 10,000
+draws, Fréchet distance 2.5, precision 0.71, recall 0.90. "gpu" has not been measured.
 """
 
 from __future__ import annotations
@@ -109,8 +110,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
 
     def score_samples(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         chunk = min(500, config.samples)
-        request = CodeRequest(-1, chunk, config.temperature, config.top_k)
-        plan, arrays = sampler.prepare(request)
+        plan, arrays = sampler.prepare(CodeRequest(-1, chunk, config.temperature, config.top_k))
         keys = jax.random.split(key, -(-config.samples // chunk))
         parts = [draw(model, each, plan, arrays)["image"] for each in keys]
         drawn = np.concatenate(parts)[: config.samples]
