@@ -23,7 +23,7 @@ class Bernoulli:
 
     logits: Any
 
-    def log_probability(self, value: Entries) -> Entries:
+    def log_probability(self, value: Float[Array, "*item"]) -> Float[Array, "*samples_and_item"]:
         """In nats: x·logit - log(1 + exp logit); `value` is 0 or 1, with the logits' last axes."""
         value = jnp.broadcast_to(value, self.logits.shape)
         return value * self.logits - jax.nn.softplus(self.logits)

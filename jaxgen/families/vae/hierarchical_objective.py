@@ -23,7 +23,7 @@ from jaxgen.families.vae.bernoulli import Bernoulli
 from jaxgen.families.vae.hierarchical import Descent, HierarchicalVAE
 from jaxgen.families.vae.hierarchical_blocks import Picture
 from jaxgen.families.vae.logistic_mixture import DiscretizedLogisticMixture
-from jaxgen.families.vae.objectives import Schedule
+from jaxgen.families.vae.objectives import Schedule, over_entries
 
 # (params, key, pictures, samples) -> log p(x, z) - log q(z | x) of each draw, (samples, batch)
 LogWeights = Callable[[Params, Key, Picture, int], Array]
