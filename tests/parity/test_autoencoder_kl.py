@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from jaxgen.interop.autoencoder_kl import from_diffusers, network_of, to_diffusers
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
-
-from jaxgen.interop.autoencoder_kl import from_diffusers, network_of, to_diffusers  # noqa: E402
 
 
 def compare(widths, groups, blocks, side):

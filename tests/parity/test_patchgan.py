@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-torch = pytest.importorskip("torch")
+from jaxgen.nn.patch_discriminator import PatchDiscriminator
 
-from jaxgen.nn.patch_discriminator import PatchDiscriminator  # noqa: E402
+torch = pytest.importorskip("torch")
 
 
 def test_logits_are_those_of_pytorch():
