@@ -92,8 +92,8 @@ def main():
         found.append(scores)
         print(f"seed {seed}: full pass {scores[0]:.4f}, estimate {scores[1]:.4f}", flush=True)
     for name, values in zip(("full pass", "estimate"), zip(*found, strict=True), strict=True):
-        spread = statistics.stdev(values) if len(values) > 1 else math.nan
-        print(f"{name}: {statistics.mean(values):.3f} ± {spread:.3f}")
+        spread = f" ± {statistics.stdev(values):.3f}" if len(values) > 1 else ""
+        print(f"{name}: {statistics.mean(values):.3f}{spread}")
 
 
 if __name__ == "__main__":
