@@ -69,6 +69,10 @@ class Output:
 
 Loss = Callable[[Params, Context], Output]
 
+# What was logged or measured at a step -> one line that warns of it; "" where all is well, and None
+# where what it looks for is not among them.
+Notice = Callable[[Mapping[str, float]], str | None]
+
 
 @dataclass(frozen=True)
 class Update:
@@ -181,6 +185,7 @@ class Experiment:
     steps: training steps in the whole run.
     seed: decides initialization, data order and every random number.
     network: whatever a user needs to apply the parameters by hand; the loop never looks at it.
+    notices: look for trouble that is no error; each warns once, until all has been well again.
     unit, units_per_row: what progress counts ("tokens", 256 a row).
     """
 
@@ -193,6 +198,7 @@ class Experiment:
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
     evaluations: Sequence[Evaluation] = ()
     previews: Sequence[Preview] = ()
+    notices: Sequence[Notice] = ()
     best: Best | None = None
     log_every: int = 50
     checkpoint_every: int = 500

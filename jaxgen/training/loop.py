@@ -5,9 +5,9 @@ from __future__ import annotations
 import logging
 import math
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import jax
@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxgen.data.loader import load_batches
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, Key
+from jaxgen.experiment import Experiment, Key, Notice
 from jaxgen.parallel.sharding import batch_sharding, global_batch, local_rows
 from jaxgen.training import drawing
 from jaxgen.training.checkpoints import Checkpoints
@@ -120,6 +120,25 @@ class _Pending:
             self.steps.popleft()
 
 
+@dataclass
+class _Noticed:
+    """Which of the experiment's notices have warned, so that each does so once a trouble."""
+
+    notices: Sequence[Notice]
+    standing: set[int] = field(default_factory=set)
+
+    def look(self, step: int, values: Mapping[str, float]) -> None:
+        for index, notice in enumerate(self.notices):
+            warning = notice(values)
+            if warning and index not in self.standing:
+                log.warning("step %d  %s", step, warning)
+            # A notice that finds none of its values says None, and forgets nothing by that.
+            if warning:
+                self.standing.add(index)
+            elif warning == "":
+                self.standing.discard(index)
+
+
 class NotFinite(UserError):
     """A loss or a gradient was NaN or infinite."""
 
@@ -187,6 +206,7 @@ def fit(
         # collectives for threads until XLA gives up.
         simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
         pending = _Pending(0 if simulated else STEPS_UNDER_WAY, deque())
+        noticed = _Noticed(experiment.notices)
 
         while step < experiment.steps:
             state, metrics, finite = prepared.train_step(
@@ -204,6 +224,7 @@ def fit(
                 writer.write(step, values)
                 losses = {name: v for name, v in values.items() if name.endswith("/loss")}
                 writer.write_timing(step, progress.update(step, losses))
+                noticed.look(step, values)
 
             evaluations = [
                 evaluation
@@ -223,6 +244,7 @@ def fit(
                     writer.write(step, measured)
                     progress.clear()
                     log.info("step %d  %s", step, _listed(measured))
+                    noticed.look(step, measured)
                 for preview in previews:
                     sampler = experiment.samplers[preview.sampler]
                     artifact = drawing.draw(sampler, preview.request, model(state))

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -24,40 +24,13 @@ from jaxtyping import Array, Float
 
 from jaxgen.experiment import Batch, Context, Key, Model, Output, Params, Variables
 from jaxgen.families.vae.autoencoder_kl import AutoencoderKL, Bottleneck, Latent, Passed
+from jaxgen.nn.adversary import HINGE, Adversary
 from jaxgen.nn.convolution import Picture
 
-Logits = Float[Array, "batch rows columns"]
 Scalar = Float[Array, ""]
 
 _OFFSET = 1e-4  # δ: added to the adversarial gradient's length; the paper has 1e-6, its code this
 _HIGHEST = 1e4  # of λ, as in the paper's code
-
-
-class Adversary(NamedTuple):
-    """What two adversaries minimize, given logits that are high for what looks real.
-
-    discriminator: (logits of real pictures, logits of made ones) -> its loss.
-    generator: logits of made pictures -> the loss of who made them.
-    """
-
-    discriminator: Callable[[Logits, Logits], Scalar]
-    generator: Callable[[Logits], Scalar]
-
-
-# Lim & Ye 2017, halved as VQGAN halves it: logits beyond a margin of 1 count as told apart.
-HINGE = Adversary(
-    lambda real, made: (
-        0.5 * jnp.mean(jax.nn.relu(1 - real)) + 0.5 * jnp.mean(jax.nn.relu(1 + made))
-    ),
-    lambda made: -jnp.mean(made),
-)
-# Goodfellow et al. 2014, section 3: the mean of both cross entropies, and -log D for the generator.
-NON_SATURATING = Adversary(
-    lambda real, made: (
-        0.5 * jnp.mean(jax.nn.softplus(-real)) + 0.5 * jnp.mean(jax.nn.softplus(made))
-    ),
-    lambda made: jnp.mean(jax.nn.softplus(-made)),
-)
 
 
 def adaptive_weight(reconstruction_slope: Params, adversarial_slope: Params) -> Scalar:
@@ -139,7 +112,7 @@ class AdversarialAutoencoder:
             return value, terms
 
         def fooling(made: Picture) -> Scalar:
-            return self.adversary.generator(self._judge(judge, made))
+            return self.adversary.generator(self._judge(judge, picture), self._judge(judge, made))
 
         (value, terms), slope = jax.value_and_grad(likeness, has_aux=True)(fixed)
         started = context.step >= self.start
@@ -178,7 +151,8 @@ class AdversarialAutoencoder:
             passed = self._passed(autoencoder, picture, context.variables, context.key, True)
             made = jax.lax.stop_gradient(self._decode(autoencoder, passed.values))
             real_logits, made_logits = self._judge(judge, picture), self._judge(judge, made)
-            value = self.adversary.discriminator(real_logits, made_logits)
+            # Halved, as VQGAN's code has it.
+            value = 0.5 * self.adversary.discriminator(real_logits, made_logits)
             return value, jnp.mean(real_logits), jnp.mean(made_logits)
 
         value, real, made = jax.lax.cond(
