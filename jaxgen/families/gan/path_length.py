@@ -13,7 +13,7 @@ from jaxtyping import Array, Float
 from jaxgen.experiment import Key, Params, Variables
 from jaxgen.families.gan.parts import Label, Latent, Scalar, Things
 
-Styles = Float[Array, "batch *layers width"]
+Styles = Float[Array, "batch *layers style"]
 
 
 @runtime_checkable

@@ -28,7 +28,7 @@ from jaxgen.nn.equalized import EqualizedConvolution, EqualizedLinear
 from jaxgen.nn.filtered_resampling import filtered_double
 from jaxgen.nn.minibatch_deviation import with_minibatch_deviation
 
-Styles = Float[Array, "batch layers width"]
+Styles = Float[Array, "batch layers style"]
 
 
 class SynthesisNetwork(nn.Module):
@@ -54,9 +54,11 @@ class SynthesisNetwork(nn.Module):
         As in the paper's figure 2, the style of a resolution's colours is also that of the first
         convolution of the next one.
         """
-        constant: Any = self.param(
-            "constant", nn.initializers.normal(1.0), (self.start, self.start, self.widths[0])
+        initializer = nn.with_logical_partitioning(
+            nn.initializers.normal(1.0), (None, None, "channels_out")
         )
+        shape = (self.start, self.start, self.widths[0])
+        constant: Any = self.param("constant", initializer, shape)
         hidden = jnp.broadcast_to(constant[None], (styles.shape[0], *constant.shape))
         picture = None
         for level, width in enumerate(self.widths):
@@ -148,7 +150,7 @@ class StyleGAN2Generator(nn.Module):
         kept = jnp.arange(layers)[None] < first[:, None]
         return jnp.where(kept[..., None], styles, other[:, None])
 
-    def synthesize(self, styles: Float[Array, "batch *layers width"]) -> Picture:
+    def synthesize(self, styles: Float[Array, "batch *layers style"]) -> Picture:
         """Pictures of one w each, or of one for each layer, as `map` gives them."""
         if styles.ndim == 2:
             styles = jnp.repeat(styles[:, None], 2 * len(self.widths), 1)

@@ -26,7 +26,7 @@ from jaxgen.nn.equalized import (
 )
 from jaxgen.nn.modulated_convolution import modulated_convolution
 
-Style = Float[Array, "batch width"]
+Style = Float[Array, "batch style"]
 
 
 def activated(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
