@@ -7,8 +7,10 @@ of 25 Gaussians and how its modes are counted: Lin et al. 2018 (PacGAN), Srivast
 
 Command: jaxgen train experiments/gaussians_gan.py [--setting ring]
 
-Hardware and time: @@
-Expected: @@
+Hardware and time: one CPU core, about 2 minutes, reckoned from shorter runs of fewer losses.
+
+Expected, after half of the default's updates: 25 of 25 modes by the Wasserstein loss with gradient
+penalty and the relativistic one with R1 and R2; 21 to 24 by the others with R1, as yet.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ def contenders(config: Config) -> dict[str, tuple[adversary.Adversary, tuple[Pen
         "non_saturating": (adversary.NON_SATURATING, ()),
         "wasserstein_clipped": (adversary.WASSERSTEIN, ()),
         "least_squares_r1": (adversary.LEAST_SQUARES, (slope,)),
-        "hinge_r1": (adversary.HINGE, (slope,)),
+        "hinge_penalty": (adversary.HINGE, (one,)),
         "non_saturating_r1": (adversary.NON_SATURATING, (slope,)),
         "wasserstein_penalty": (adversary.WASSERSTEIN, (one,)),
         "relativistic_r1_r2": (adversary.RELATIVISTIC, (slope, other)),
@@ -92,9 +94,8 @@ def build(config: Config) -> Experiment:
     """Eight games of equal networks and batches; what differs is what they play for."""
     mixture = gaussian_grid(config.grid) if config.grid else gaussian_ring()
     data = mixture.points(100_000, config.seed)
-    # Normalized over the batch, the points spread over all modes before the first of them is taken.
+    # Normalized over the batch, points spread over many modes early; sines see narrow modes sooner.
     generator = DenseGenerator((2,), config.hidden, False, batch_norm=True, activation=jax.nn.relu)
-    # A sine bends within a mode's width sooner than leaky rectifiers do.
     discriminator = DenseDiscriminator(config.hidden, activation=jnp.sin)
     games = {
         name: Game(generator, discriminator, losses, config.latent, 0, penalties, thing="point")
