@@ -93,6 +93,7 @@ def contenders(config: Config) -> dict[str, tuple[adversary.Adversary, tuple[Pen
 def build(config: Config) -> Experiment:
     """Eight games of equal networks and batches; what differs is what they play for."""
     mixture = gaussian_grid(config.grid) if config.grid else gaussian_ring()
+    counted = partial(placed_modes, centres=mixture.centres, deviation=mixture.deviation)
     data = mixture.points(100_000, config.seed)
     # Normalized over the batch, points spread over many modes early; sines see narrow modes sooner.
     generator = DenseGenerator((2,), config.hidden, False, batch_norm=True, activation=jax.nn.relu)
@@ -118,10 +119,7 @@ def build(config: Config) -> Experiment:
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         points = jax.jit(drawn, static_argnums=2)(model, key, config.samples, {})
-        found = {
-            name: placed_modes(np.asarray(some), mixture.centres, mixture.deviation)
-            for name, some in points.items()
-        }
+        found = {name: counted(np.asarray(some)) for name, some in points.items()}
         modes = {f"{name}_modes": float(each.hit) for name, each in found.items()}
         return modes | {f"{name}_good": each.good for name, each in found.items()}
 
