@@ -8,6 +8,7 @@ Conditional GANs" (arXiv 1706.02633, section 4.1): the label joins the input of 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -84,7 +85,7 @@ class RecurrentGenerator(nn.Module):
             )
         own = latent[:, self.shared :].reshape(rows, self.time, self.own)
         shared = _at_each_step(latent[:, : self.shared], self.time)
-        hidden = _labelled(jnp.concatenate([shared, own], -1), label, self.classes)
+        hidden: Any = _labelled(jnp.concatenate([shared, own], -1), label, self.classes)
         for layer in range(self.layers):
             hidden = nn.RNN(self.cell(self.hidden), name=f"layer_{layer}")(hidden)
         made = Linear((self.features,), ("mlp", "embed"), name="features")(hidden)
@@ -113,8 +114,9 @@ class RecurrentDiscriminator(nn.Module):
         self, sequence: Sequence, label: Label | None = None, *, train: bool = False
     ) -> Float[Array, "batch *time"]:
         """Logits, high for real sequences. Raises `UserError` for labels that are missing."""
-        hidden = _labelled(sequence, label, self.classes)
-        forward = backward = hidden
+        hidden: Any = _labelled(sequence, label, self.classes)
+        forward: Any = hidden
+        backward: Any = hidden
         for layer in range(self.layers):
             ahead = nn.RNN(self.cell(self.hidden), name=f"forward_{layer}")
             behind = nn.RNN(
