@@ -36,19 +36,28 @@ def split(tokens):
     return tokens[:, :-1], tokens[:, 1:]
 
 
+def train(model, batch):
+    """STEPS steps on what `batch(step)` gives, (rows, length + 1) tokens; returns the losses."""
+    optimizer = torch_gpt.adamw(model, RATE, betas=(0.9, 0.99), weight_decay=0.1)
+    losses = []
+    for step in range(STEPS):
+        for group in optimizer.param_groups:
+            group["lr"] = rate(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss = model(*split(batch(step)))
+        loss.backward()
+        clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        losses.append(loss.detach())
+    return torch.stack(losses).numpy()
+
+
 def trained(windows, vocabulary, seed):
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)
     model = torch_gpt.GPT(vocabulary, 128, 4, 4, CONTEXT, dropout=0.0)
-    optimizer = torch_gpt.adamw(model, RATE, betas=(0.9, 0.99), weight_decay=0.1)
-    for step in range(STEPS):
-        for group in optimizer.param_groups:
-            group["lr"] = rate(step)
-        drawn = windows[generator.integers(len(windows), size=BATCH)]["tokens"]
-        optimizer.zero_grad(set_to_none=True)
-        model(*split(drawn)).backward()
-        clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
+    rows = len(windows)
+    train(model, lambda step: windows[generator.integers(rows, size=BATCH)]["tokens"])
     return model
 
 

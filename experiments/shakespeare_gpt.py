@@ -13,6 +13,7 @@ context; RESULTS.md says what each of them brings.
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -20,8 +21,8 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxgen.data.datasets import shakespeare_text
-from jaxgen.data.sources import Shuffled
-from jaxgen.data.text import Blocks, Windows, text_split
+from jaxgen.data.sources import Deferred, Shuffled
+from jaxgen.data.text import Blocks, Windows, fingerprint, text_split, unchanged
 from jaxgen.data.tokenizers import CharacterTokenizer
 from jaxgen.experiment import Best, Evaluation, Experiment, Preview, Update
 from jaxgen.families.autoregressive import likelihood
@@ -72,59 +73,58 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def build(config: Config) -> Experiment:
+def corpus(config: Config) -> tuple[str, str]:
+    """The first nine tenths, to train on, and the rest."""
+    return text_split(config.corpus) if config.corpus else shakespeare_text()
+
+
+def assets(config: Config) -> dict[str, bytes]:
+    """What a run keeps, so that sampling reads no corpus and training goes on with no other."""
+    text = corpus(config)
+    tokenizer = CharacterTokenizer.from_text("".join(text))
+    return {"characters.json": tokenizer.to_bytes(), "corpus.sha256": fingerprint(text)}
+
+
+def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     """nanoGPT's model, data and schedule; `rotary`, `modern` and `muon_rate` make it ours."""
-    training, validation = text_split(config.corpus) if config.corpus else shakespeare_text()
-    tokenizer = CharacterTokenizer.from_text(training + validation)
-    windows = Windows(tokenizer.encode(training), config.context)
-    held_out = tokenizer.encode(validation)
+    tokenizer = CharacterTokenizer.from_bytes(kept["characters.json"])
+
+    def data() -> dict[str, Any]:
+        text = unchanged(corpus(config), kept["corpus.sha256"])
+        training, held_out = (tokenizer.encode(part) for part in text)
+        return {
+            "train": Shuffled(Windows(training, config.context), config.batch, config.seed),
+            "blocks": Blocks(held_out, config.context),
+            "windows": Windows(held_out, config.context),
+        }
 
     attention = partial(
-        SelfAttention,
-        heads=config.heads,
-        bias=False,
+        SelfAttention, heads=config.heads, bias=False, dropout=config.dropout,
         query_key_norm=RMSNorm if config.modern else None,
         rotary=rotary_angles if config.rotary else None,
-        dropout=config.dropout,
-    )
-    activation = squared_relu if config.modern else gelu
+    )  # fmt: skip
     network = Transformer(
-        vocabulary=tokenizer.vocabulary_size,
-        width=config.width,
-        layers=config.layers,
-        attention=attention,
-        mlp=partial(MLP, hidden=4 * config.width, activation=activation, bias=False),
+        tokenizer.vocabulary_size, config.width, config.layers, attention,
+        mlp=partial(MLP, 4 * config.width, squared_relu if config.modern else gelu, bias=False),
         norm=RMSNorm if config.modern else partial(LayerNorm, bias=False),
         learned_positions=None if config.rotary else config.context,
-        dropout=config.dropout,
-        unroll=config.layers,
+        dropout=config.dropout, unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
-    )
+    )  # fmt: skip
     logits = likelihood.network_logits(network)
 
-    def schedule(peak: float) -> Any:
-        return warmup_cosine(peak, config.steps, min(100, config.steps // 10), final=peak / 10)
-
+    warmup, peaks = min(100, config.steps // 10), (config.rate, config.muon_rate)
+    slow, fast = (warmup_cosine(peak, config.steps, warmup, final=peak / 10) for peak in peaks)
     adam: dict[str, Any] = {"b1": 0.9, "b2": 0.99, "weight_decay": config.weight_decay, "clip": 1.0}
-    optimizer = adamw(schedule(config.rate), **adam)
+    optimizer = adamw(slow, **adam)
     if config.muon_rate:
-        optimizer = muon(
-            schedule(config.muon_rate),
-            muon_matrices,
-            adam_learning_rate=schedule(config.rate),
-            **adam,
-        )
+        optimizer = muon(fast, muon_matrices, adam_learning_rate=slow, **adam)
     generate = text_sampler(transformer_decoder(network, config.context), tokenizer)
-    # A corpus need not have line breaks, which passages otherwise begin with.
-    request = GenerateRequest(prompt=training[:1], tokens=300)
+    request = GenerateRequest(tokenizer.characters[0], tokens=300)  # a line break, if it knows any
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
         updates=[Update("gpt", likelihood.next_token_loss(logits), optimizer)],
-        data={
-            "train": Shuffled(windows, config.batch, config.seed),
-            "blocks": Blocks(held_out, config.context),
-            "windows": Windows(held_out, config.context),
-        },
+        data=Deferred(data),
         steps=config.steps,
         seed=config.seed,
         network=network,

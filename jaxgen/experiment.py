@@ -23,6 +23,7 @@ Params = Any  # nested dicts of arrays, keys are strings
 Variables = Any  # whatever no gradient moves: batch statistics, code-books, ...
 Key = jax.Array  # a typed key: jax.random.key(0)
 Batch = Mapping[str, jax.Array | np.ndarray]
+Data = Mapping[Any, Any]  # names are strings, but whoever checks that would read `Deferred` data
 Path = tuple[str, ...]  # the keys from the root of params to a leaf
 
 
@@ -191,7 +192,8 @@ class Experiment:
 
     init: `(key, batch) -> (params, variables)`; leaves may be boxed with logical axis names.
     updates: the train step, in order.
-    data: "train" is a `Source`; the rest is for the evaluations.
+    data: "train" is a `Source`; the rest is for the evaluations. Looked into only to train and to
+        evaluate, so that `jaxgen.data.sources.Deferred` spares sampling from reading it.
     steps: training steps in the whole run.
     seed: decides initialization, data order and every random number.
     network: whatever a user needs to apply the parameters by hand; the loop never looks at it.
@@ -201,7 +203,7 @@ class Experiment:
 
     init: Callable[[Key, Batch], tuple[Params, Variables]]
     updates: Sequence[Update]
-    data: Mapping[str, Any]
+    data: Data
     steps: int
     seed: int
     network: Any = None

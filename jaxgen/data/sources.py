@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -209,6 +209,22 @@ class Shuffled:
             item = {name: leaf[row] for name, leaf in batch.items()}
             changed.append(self.augment(item, np.random.Generator(bits)))
         return _stacked(changed)
+
+
+class Deferred(Mapping[str, Any]):
+    """An experiment's data, made when first looked into: rebuilding a model then reads none."""
+
+    def __init__(self, make: Callable[[], Mapping[str, Any]]) -> None:
+        self._made = cache(make)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._made()[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._made())
+
+    def __len__(self) -> int:
+        return len(self._made())
 
 
 def in_memory(items: Items, rows: int = 1024) -> Arrays:

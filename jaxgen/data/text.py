@@ -7,6 +7,7 @@ A row of tokens is one longer than the context, so that a loss can shift it by i
 from __future__ import annotations
 
 import bisect
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -44,6 +45,22 @@ def text_split(path: epath.PathLike, training: float = 0.9) -> tuple[str, str]:
     text = read_corpus(path)
     border = int(len(text) * training)
     return text[:border], text[border:]
+
+
+def fingerprint(parts: tuple[str, ...]) -> bytes:
+    """The SHA-256 of a text, whatever the parts that it comes in, in hexadecimal digits."""
+    text = "".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.sha256(text).hexdigest().encode()
+
+
+def unchanged(parts: tuple[str, ...], known: bytes) -> tuple[str, ...]:
+    """The same parts; UserError where their fingerprint isn't the one that a run has kept."""
+    if (found := fingerprint(parts)) != known:
+        raise UserError(
+            f"the corpus has changed since this run began (its SHA-256 was {known.decode()[:12]}…, "
+            f"now it is {found.decode()[:12]}…): put the old text back, or train anew"
+        )
+    return parts
 
 
 @dataclass(frozen=True)

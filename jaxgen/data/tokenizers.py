@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -53,6 +54,23 @@ class CharacterTokenizer:
     def from_text(cls, text: str) -> CharacterTokenizer:
         """The vocabulary of every character that occurs in `text`."""
         return cls("".join(sorted(set(text))))
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> CharacterTokenizer:
+        """What `to_bytes` wrote; UserError where it is something else."""
+        try:
+            characters = json.loads(content)
+        except ValueError:
+            characters = None
+        if not isinstance(characters, list) or not all(
+            isinstance(character, str) and len(character) == 1 for character in characters
+        ):
+            raise UserError("a character tokenizer's JSON must be a list of single characters")
+        return cls("".join(characters))
+
+    def to_bytes(self) -> bytes:
+        """The vocabulary as a JSON list, token after token."""
+        return json.dumps(list(self.characters)).encode()
 
     @property
     def vocabulary_size(self) -> int:
@@ -141,13 +159,25 @@ class BytePairTokenizer:
         if not file.exists():
             raise UserError(f"the tokenizer {path} doesn't exist: give a tokenizer.json")
         try:
-            return cls(tokenizers.Tokenizer.from_str(file.read_text()))
+            return cls.from_bytes(file.read_bytes())
+        except UserError as error:
+            raise UserError(f"{path} can't be used: {error}") from error
+
+    @classmethod
+    def from_bytes(cls, content: bytes) -> BytePairTokenizer:
+        """The content of a `tokenizer.json`; UserError where it is something else."""
+        try:
+            return cls(tokenizers.Tokenizer.from_buffer(content))
         except Exception as error:  # the Rust side raises Exception itself
-            raise UserError(f"{path} is no tokenizer.json of Hugging Face's: {error}") from error
+            raise UserError(f"this is no tokenizer.json of Hugging Face's: {error}") from error
+
+    def to_bytes(self) -> bytes:
+        """The content of a `tokenizer.json`, which Hugging Face's libraries read too."""
+        return self.tokenizer.to_str().encode()
 
     def save(self, path: epath.PathLike) -> None:
         """Writes a `tokenizer.json` that `from_file`, and Hugging Face's libraries, read."""
-        epath.Path(path).write_text(self.tokenizer.to_str())
+        epath.Path(path).write_bytes(self.to_bytes())
 
     @property
     def vocabulary_size(self) -> int:

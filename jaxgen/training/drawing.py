@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,7 @@ import numpy as np
 
 from jaxgen.artifacts import Artifact
 from jaxgen.errors import UserError
-from jaxgen.experiment import Evaluation, Key, Model, Sampler
+from jaxgen.experiment import Data, Evaluation, Key, Model, Sampler
 
 
 def draw(sampler: Sampler, request: Any, model: Model) -> Artifact:
@@ -28,7 +28,7 @@ def _jitted(sample: Any) -> Any:
 
 
 def scores(
-    evaluations: Sequence[Evaluation], model: Model, data: Mapping[str, Any], key: Key
+    evaluations: Sequence[Evaluation], model: Model, data: Data, key: Key
 ) -> dict[str, float]:
     """All scores of some evaluations, as "evaluation/score".
 

@@ -35,10 +35,26 @@ class ExperimentFile:
     settings: Mapping[str, Any]
     requires: Mapping[str, str]
     _build: Callable[..., Experiment]
+    _assets: Callable[[Any], Mapping[str, bytes]] | None = None
 
-    def build(self, config: Any, required: Mapping[str, Any]) -> Experiment:
-        """The experiment itself; `required` holds a loaded model for each name in `requires`."""
-        return self._build(config, required) if self.requires else self._build(config)
+    def assets(self, config: Any) -> Mapping[str, bytes]:
+        """What a run keeps, file by file: whatever the model needs that its data decides."""
+        return self._assets(config) if self._assets else {}
+
+    def build(
+        self, config: Any, required: Mapping[str, Any], kept: Mapping[str, bytes]
+    ) -> Experiment:
+        """The experiment itself.
+
+        required: a loaded model for each name in `requires`; given to `build` if there are any.
+        kept: what `assets` made when the run began; given to `build` if the file defines `assets`.
+        """
+        arguments = [config]
+        if self.requires:
+            arguments.append(required)
+        if self._assets:
+            arguments.append(kept)
+        return self._build(*arguments)
 
     def config_to_json(self, config: Any) -> dict[str, Any]:
         """A `Config` as plain JSON values."""
@@ -111,6 +127,7 @@ def read(path: epath.Path, name: str | None = None) -> ExperimentFile:
         settings=module.SETTINGS,
         requires=getattr(module, "REQUIRES", {}),
         _build=module.build,
+        _assets=getattr(module, "assets", None),
     )
 
 

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxgen.data.loader import load_batches
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, Key, Notice
+from jaxgen.experiment import Batch, Experiment, Key, Notice
 from jaxgen.parallel.sharding import batch_sharding, global_batch, local_rows
 from jaxgen.training import drawing
 from jaxgen.training.checkpoints import Checkpoints
@@ -67,7 +67,7 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
             raise UserError(f"{name} is {count}; it must be at least 1.")
     rows = local_rows(experiment.data["train"].batch_size, mesh)
     _, training, evaluation = random_keys(experiment.seed)
-    create, abstract = prepare_state(experiment, mesh)
+    create, abstract = prepare_state(experiment, mesh, first_row(experiment))
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     return Prepared(
         create=create,
@@ -84,14 +84,18 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
     )
 
 
+def first_row(experiment: Experiment) -> Batch:
+    """What `init` sees, the first row of the first batch: the same for any number of processes."""
+    return experiment.data["train"].batch(0, slice(0, 1))
+
+
 def prepare_state(
-    experiment: Experiment, mesh: Mesh
+    experiment: Experiment, mesh: Mesh, first: Mapping[str, Any]
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """The function that makes the first state, and the shapes and shardings of every state.
 
-    `init` sees the first row of the first batch: it is the same for every number of processes.
+    first: `first_row`; `jax.ShapeDtypeStruct`s of it will do where no state is made.
     """
-    first = experiment.data["train"].batch(0, slice(0, 1))
     initialization, _, _ = random_keys(experiment.seed)
     return initializer(experiment.init, experiment.updates, mesh)(initialization, first)
 

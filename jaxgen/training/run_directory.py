@@ -2,6 +2,8 @@
 
 config.json         experiment, setting, resolved config, mesh, required runs
 experiment.py       the experiment file as it was
+assets/             what the model needs of its data: a tokenizer, a fingerprint
+batch.json          shapes and types of a row of a batch
 environment.json    versions, git commit, command line, devices
 uncommitted.diff    what the commit doesn't say
 metrics.jsonl       what the seed determines, line by line
@@ -46,6 +48,11 @@ class RunDirectory:
         """Orbax's directory."""
         return self.path / "checkpoints"
 
+    @property
+    def assets(self) -> epath.Path:
+        """Where files lie that the experiment keeps of its data."""
+        return self.path / "assets"
+
     def samples(self, step: int) -> epath.Path:
         """Where previews of step `step` go."""
         return self.path / "samples" / f"{step:07d}"
@@ -65,6 +72,12 @@ class RunDirectory:
         except (OSError, ValueError) as error:
             raise UserError(f"{self.path / name} can't be read ({error}).") from error
 
+    def kept(self) -> dict[str, bytes]:
+        """The content of each file in `assets`."""
+        if not self.assets.exists():
+            return {}
+        return {file.name: file.read_bytes() for file in self.assets.iterdir()}
+
     def write(self, name: str, content: Any) -> None:
         """Writes the JSON file `name`, whole or not at all."""
         whole = self.path / name
@@ -77,9 +90,12 @@ def create(
     path: epath.PathLike,
     config: Mapping[str, Any],
     experiment_source: str,
+    assets: Mapping[str, bytes],
     arguments: Sequence[str],
 ) -> RunDirectory:
     """Makes the directory of a new run and writes down where it comes from.
+
+    assets: file names, with no directory in them, and what to keep in those files.
 
     Raises:
         UserError: if there is a run already, or other files.
@@ -87,6 +103,9 @@ def create(
     run = free(path)
     run.path.mkdir(parents=True, exist_ok=True)
     (run.path / "experiment.py").write_text(experiment_source)
+    for name, content in assets.items():
+        run.assets.mkdir(exist_ok=True)
+        (run.assets / name).write_bytes(content)
     commit, difference = _git(["rev-parse", "HEAD"]), _git(["diff", "HEAD"])
     if difference:
         (run.path / "uncommitted.diff").write_text(difference)

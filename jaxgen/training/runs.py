@@ -13,16 +13,18 @@ from etils import epath
 from jax.sharding import Mesh
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Experiment, Model
+from jaxgen.experiment import Batch, Experiment, Model
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, requirements, run_directory, state
 from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
 from jaxgen.training.experiment_file import ExperimentFile
-from jaxgen.training.loop import fit, prepare_state
+from jaxgen.training.loop import first_row, fit, prepare_state
 from jaxgen.training.run_directory import RunDirectory
 from jaxgen.training.verification import Damaged
 
 log = logging.getLogger("jaxgen")
+
+_ROW = "batch.json"
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def _begin(
         run, config = run_directory.free(path), inner.settings[setting]
         return _begin(run, inner, setting, config, options, shared, arguments)
 
+    assets = file.assets(config)  # first, since data may be missing; nothing has been written yet
     content = {
         "experiment": file.name,
         "setting": setting,
@@ -104,7 +107,7 @@ def _begin(
         "options": dataclasses.asdict(options),
         "requires": requirements.places(run, file, setting, given, begin_inside),
     }
-    return run_directory.create(run.path, content, file.source, arguments)
+    return run_directory.create(run.path, content, file.source, assets, arguments)
 
 
 def carry_on(run: RunDirectory) -> dict[str, float]:
@@ -131,6 +134,8 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
         mesh = make_mesh(options.mesh)
         experiment, _ = _built(run, mesh, begins=not resuming)
         log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
+        if not (run.path / _ROW).exists():
+            run.write(_ROW, _shapes(first_row(experiment)))
         if options.checkpoint_every:
             experiment = dataclasses.replace(experiment, checkpoint_every=options.checkpoint_every)
         final, scores = fit(
@@ -158,7 +163,7 @@ def load(
     run = run_directory.open_run(path)
     mesh = mesh or make_mesh(MeshShape(), jax.devices()[:1])
     experiment, config = _built(run, mesh)
-    _, abstract = prepare_state(experiment, mesh)
+    _, abstract = prepare_state(experiment, mesh, _row(run, experiment))
     checkpoints = Checkpoints(run.checkpoints, best=experiment.best, read_only=True)
     try:
         steps = checkpoints.steps()
@@ -236,7 +241,20 @@ def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experim
     if begins:
         requirements.remember(run, models)
     requirements.check(run, models, content["requires"])
-    return file.build(config, required), config
+    return file.build(config, required, run.kept()), config
+
+
+def _shapes(row: Batch) -> dict[str, Any]:
+    return {name: [str(leaf.dtype), *leaf.shape] for name, leaf in row.items()}
+
+
+def _row(run: RunDirectory, experiment: Experiment) -> Any:
+    """The first row of the run's data, as shapes: a model is rebuilt where its data is gone."""
+    if not (run.path / _ROW).exists():
+        return first_row(experiment)
+    return {
+        name: jax.ShapeDtypeStruct(shape, dtype) for name, (dtype, *shape) in run.read(_ROW).items()
+    }
 
 
 def _required(run: RunDirectory, place: str) -> epath.Path:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
@@ -55,12 +55,13 @@ def initializer(
     init: Callable[[Key, Batch], tuple[Params, Variables]],
     updates: Sequence[Update],
     mesh: Mesh,
-) -> Callable[[Key, Batch], tuple[Callable[[], TrainState], TrainState]]:
+) -> Callable[[Key, Mapping[str, Any]], tuple[Callable[[], TrainState], TrainState]]:
     """Prepares the creation of a state that is sharded from its first moment.
 
     Returns a function of the key and one batch that gives `create`, which makes the state, and
-    the abstract state, whose leaves know shape, dtype and sharding. No leaf ever exists whole on
-    one device: shapes come from `eval_shape`, values from `jit` with `out_shardings`.
+    the abstract state, whose leaves know shape, dtype and sharding; for it, the batch's shapes
+    will do. No leaf ever exists whole on one device: shapes come from `eval_shape`, values from
+    `jit` with `out_shardings`.
     """
 
     def unsharded(key: Key, batch: Batch) -> TrainState:
@@ -82,7 +83,7 @@ def initializer(
             },
         )
 
-    def prepare(key: Key, batch: Batch) -> tuple[Callable[[], TrainState], TrainState]:
+    def prepare(key: Key, batch: Mapping[str, Any]) -> tuple[Callable[[], TrainState], TrainState]:
         boxed_params, boxed_variables = jax.eval_shape(init, key, batch)
         shapes = jax.eval_shape(unsharded, key, batch)
         params = sharding.shardings(boxed_params, mesh)

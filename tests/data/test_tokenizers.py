@@ -29,6 +29,7 @@ def test_characters_round_trip(text, other):
     tokenizer = CharacterTokenizer.from_text(text)
     assert tokenizer.vocabulary_size == len(set(text))
     check(tokenizer, text)
+    assert CharacterTokenizer.from_bytes(tokenizer.to_bytes()) == tokenizer
     shuffled = np.random.default_rng(other).permutation(list(text))
     check(tokenizer, "".join(shuffled.tolist()))
 
@@ -64,6 +65,14 @@ def test_byte_pairs_compress_and_keep_special_tokens(tmp_path):
     assert again.vocabulary_size == PAIRS.vocabulary_size
 
 
+def test_what_a_run_keeps_restores_the_tokenizer():
+    again = BytePairTokenizer.from_bytes(PAIRS.to_bytes())
+    assert again.encode(CORPUS[0]).tolist() == PAIRS.encode(CORPUS[0]).tolist()
+    # Kept as one string, two lone surrogates would come back as the one character that they encode.
+    surrogates = CharacterTokenizer("a\ud83d\ude00")
+    assert CharacterTokenizer.from_bytes(surrogates.to_bytes()) == surrogates
+
+
 def test_cut_utf8_decodes_to_the_replacement_character():
     assert ByteTokenizer().decode(ByteTokenizer().encode("é")[:1]) == "\ufffd"
 
@@ -83,6 +92,10 @@ def test_no_text_is_no_tokens():
         (lambda: CharacterTokenizer("ab").encode("aé"), r"'é' \(U\+00E9\)"),
         (lambda: CharacterTokenizer("ab").decode(np.array([0, 2])), r"0 \.\. 1"),
         (lambda: CharacterTokenizer("ab").decode(np.array([-1])), r"0 \.\. 1"),
+        (lambda: CharacterTokenizer.from_bytes(b"{half"), "list of single characters"),
+        (lambda: CharacterTokenizer.from_bytes(b'["ab"]'), "list of single characters"),
+        (lambda: CharacterTokenizer.from_bytes(b'["b", "a"]'), "ascending"),
+        (lambda: BytePairTokenizer.from_bytes(b"{half"), r"no tokenizer\.json"),
         (lambda: ByteTokenizer().decode(np.array([256])), r"0 \.\. 255"),
         (lambda: ByteTokenizer().encode("a\ud800"), "surrogate"),
         (lambda: PAIRS.encode("a\ud800"), "surrogate"),

@@ -20,7 +20,7 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import experiment_file, runs
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.loop import NotFinite, prepare_state
+from jaxgen.training.loop import NotFinite, first_row, prepare_state
 from jaxgen.training.run_directory import locked, open_run
 
 TOY = Path(__file__).parent / "toy.py"
@@ -137,9 +137,9 @@ def test_damaged_and_half_written_checkpoints_are_named_and_skipped(whole, tmp_p
 
 def test_a_checkpoint_of_another_shape_names_the_leaf(whole):
     file = experiment_file.read(epath.Path(TOY))
-    wider = file.build(file.config_type(width=7), {})
+    wider = file.build(file.config_type(width=7), {}, {})
     mesh = make_mesh(MeshShape(), jax.devices()[:1])
-    _, abstract = prepare_state(wider, mesh)
+    _, abstract = prepare_state(wider, mesh, first_row(wider))
     saved = Checkpoints(whole.checkpoints, read_only=True)
     with pytest.raises(UserError, match=r"params/linear/kernel is float32\[5\].*float32\[7\]"):
         saved.restore(abstract)
@@ -167,7 +167,8 @@ def test_the_best_checkpoint_outlives_a_resume(tmp_path):
 
     mesh = make_mesh(MeshShape(), jax.devices()[:1])
     file = experiment_file.read(epath.Path(TOY))
-    create, abstract = prepare_state(file.build(file.config_type(), {}), mesh)
+    toy = file.build(file.config_type(), {}, {})
+    create, abstract = prepare_state(toy, mesh, first_row(toy))
     scores = {3: 5.0, 6: 1.0, 9: float("nan"), 12: 4.0, 15: 3.0, 18: 2.0}
     for step, score in scores.items():  # each opened anew, as by a resume
         saved = Checkpoints(tmp_path, keep=2, best=Best("held_out/loss"))
