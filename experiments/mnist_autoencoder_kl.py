@@ -8,8 +8,8 @@ Command: jaxgen train experiments/mnist_autoencoder_kl.py
 
 Hardware and time: one CPU core, 4 minutes.
 
-Expected, over the 10,000 test digits: mean squared error 0.009 (pixels in [-1, 1]), 27 dB,
-reconstruction Fréchet distance 0.034 in the classifier's features. "gpu" has not been measured.
+Expected, over the 10,000 test digits: mean squared error 0.008 (pixels in [-1, 1]), 27.6 dB,
+reconstruction Fréchet distance 0.030 in the classifier's features. "gpu" has not been measured.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Config:
     codes: int = 0  # of a code-book instead of a Gaussian bottleneck
     kl_weight: float = 1e-3  # of the divergence of a latent number, in nats
     perceptual_weight: float = 0.1  # of the classifier's distance; the absolute error has 1
-    adversarial_weight: float = 0.2  # of the discriminator's term, times the adaptive weight
+    adversarial_weight: float = 0.02  # of the discriminator's term, times the adaptive weight
     adversarial_start: int = 600  # step in which the discriminator joins
     judge_width: int = 8  # channels of the discriminator's first layer
     bfloat16: bool = False  # compute in bfloat16, for accelerators
