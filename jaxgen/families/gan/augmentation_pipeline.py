@@ -148,44 +148,44 @@ def transformed(picture: Picture, inverse: Float[Array, "2 3"]) -> Picture:
 
 
 def _blitted(key: Key, picture: Picture, p: Scalar) -> Picture:
-    keys = jax.random.split(key, 6)
-    flip = _chosen(keys[0], p) & jax.random.bernoulli(keys[1])
-    turns = jnp.where(_chosen(keys[2], p), jax.random.randint(keys[3], (), 0, 4), 0)
-    shift = jax.random.uniform(keys[5], (2,), minval=-0.125, maxval=0.125) * picture.shape[0]
-    down, right = jnp.where(_chosen(keys[4], p), jnp.round(shift).astype(jnp.int32), 0)
-    return reflected_shift(flipped_and_turned(picture, flip, turns), down, right)
+    choose, draw = jax.random.split(key)
+    chosen = jax.random.uniform(choose, (3,)) < p
+    flip, turns, *shift = jax.random.uniform(draw, (4,))
+    quarters = jnp.where(chosen[1], jnp.floor(4 * turns), 0).astype(jnp.int32)
+    down, right = (
+        jnp.where(chosen[2], jnp.round((2 * each - 1) / 8 * picture.shape[0]), 0).astype(jnp.int32)
+        for each in shift
+    )
+    turned = flipped_and_turned(picture, chosen[0] & (flip < 0.5), quarters)
+    return reflected_shift(turned, down, right)
 
 
 def _moved(key: Key, picture: Picture, p: Scalar) -> Picture:
     choose, draw = jax.random.split(key)
     # Two turns, before and after the stretch, which together happen with probability p.
     turn = 1 - jnp.sqrt(jnp.clip(1 - p, 0.0, 1.0))
-    chosen = jax.random.uniform(choose, (5,)) < jnp.stack([p, turn, p, turn, p])
-    normal, angles, shift = jax.random.split(draw, 3)
-    zoom, stretch = jnp.exp2(0.2 * jax.random.normal(normal, (2,)))
-    before, after = jax.random.uniform(angles, (2,), minval=-jnp.pi, maxval=jnp.pi)
-    shift = 0.125 * picture.shape[0] * jax.random.normal(shift, (2,))
+    numbers = jax.random.uniform(choose, (7,))
+    chosen = numbers[:5] < jnp.stack([p, turn, p, turn, p])
+    before, after = jnp.pi * (2 * numbers[5:] - 1)
+    normal = jax.random.normal(draw, (4,))
+    zoom, stretch = jnp.where(chosen[jnp.array([0, 2])], jnp.exp2(0.2 * normal[:2]), 1.0)
+    shift = jnp.where(chosen[4], 0.125 * picture.shape[0] * normal[2:], 0.0)
     # From the answer back to the picture: the last step is undone first.
-    zoom = jnp.where(chosen[0], zoom, 1.0)
-    linear = _scaling(1 / zoom, 1 / zoom)
-    linear = linear @ _turning(jnp.where(chosen[1], -before, 0.0))
-    stretch = jnp.where(chosen[2], stretch, 1.0)
-    linear = linear @ _scaling(1 / stretch, stretch)
-    linear = linear @ _turning(jnp.where(chosen[3], -after, 0.0))
-    moved = -(linear @ jnp.where(chosen[4], shift, 0.0))
-    answer = transformed(picture, jnp.concatenate([linear, moved[:, None]], axis=1))
+    linear = _scaling(1 / zoom, 1 / zoom) @ _turning(jnp.where(chosen[1], -before, 0.0))
+    linear = linear @ _scaling(1 / stretch, stretch) @ _turning(jnp.where(chosen[3], -after, 0.0))
+    answer = transformed(picture, jnp.concatenate([linear, -(linear @ shift)[:, None]], axis=1))
     return jnp.where(jnp.any(chosen), answer, picture)
 
 
 def _coloured(key: Key, picture: Picture, p: Scalar) -> Picture:
     choose, draw = jax.random.split(key)
-    chosen = jax.random.uniform(choose, (5,)) < p
-    normal, coin, angle = jax.random.split(draw, 3)
-    brightness, contrast, saturation = jax.random.normal(normal, (3,))
+    numbers = jax.random.uniform(choose, (7,))
+    chosen = numbers[:5] < p
+    brightness, contrast, saturation = jax.random.normal(draw, (3,))
     add = jnp.where(chosen[0], 0.2 * brightness, 0.0)
     factor = jnp.where(chosen[1], jnp.exp2(0.5 * contrast), 1.0)
-    flips = chosen[2] & jax.random.bernoulli(coin)
-    turn = jnp.where(chosen[3], jax.random.uniform(angle, minval=-jnp.pi, maxval=jnp.pi), 0.0)
+    flips = chosen[2] & (numbers[5] < 0.5)
+    turn = jnp.where(chosen[3], jnp.pi * (2 * numbers[6] - 1), 0.0)
     vivid = jnp.where(chosen[4], jnp.exp2(saturation), 1.0)
     if picture.shape[-1] == 1:  # all on the grey axis, where hue and saturation do nothing
         return jnp.where(flips, -1.0, 1.0) * factor * (picture + add)
