@@ -11,9 +11,9 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.artifacts import Images
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, at_least_one
 from jaxgen.experiment import Items, Key, Model, Sampler
-from jaxgen.families.vae.samplers import at_least_one, taken
+from jaxgen.families.vae.samplers import taken
 
 # (model, key, pictures, groups that are inferred, temperature of the others) -> pictures
 Partly = Callable[[Model, Key, Array, int, Any], Array]

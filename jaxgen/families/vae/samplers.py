@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.artifacts import Images
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, at_least_one
 from jaxgen.experiment import Items, Key, Model, Sampler
 
 Pictures = Float[Array, "count height width channels"]
@@ -235,13 +235,6 @@ def taken(pictures: Items, first: int, count: int) -> np.ndarray:
             f"The data has {len(pictures)} pictures: {count} from number {first} on are too many."
         )
     return pictures[np.arange(first, first + count)]["image"]
-
-
-def at_least_one(**counts: int) -> None:
-    """Raises `UserError` for the first count below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} has to be at least 1, not {count}.")
 
 
 def _rendered(enlarge: int) -> Callable[[Any], Images]:
