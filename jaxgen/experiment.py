@@ -135,6 +135,16 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Shuffling(Protocol):
+    """A `Source` that goes through finitely many items again and again."""
+
+    @property
+    def items(self) -> Items:
+        """What it takes its rows from."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sampler:
     """One way of drawing from a model.
