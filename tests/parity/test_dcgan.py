@@ -1,4 +1,4 @@
-"""One DCGAN training step, both updates, and the same in PyTorch from the same weights and noise."""
+"""A DCGAN step, both updates, and the same in PyTorch from the same weights and noise."""
 
 import copy
 
