@@ -136,6 +136,16 @@ class Source(Protocol):
         ...
 
 
+@runtime_checkable
+class Shuffling(Source, Protocol):
+    """A `Source` that goes through finitely many items again and again."""
+
+    @property
+    def items(self) -> Items:
+        """What it takes its rows from."""
+        ...
+
+
 @dataclass(frozen=True)
 class Sampler:
     """One way of drawing from a model.

@@ -16,7 +16,7 @@ from jax.sharding import Mesh
 
 from jaxgen.data.loader import load_batches
 from jaxgen.errors import UserError
-from jaxgen.experiment import Batch, Experiment, Key, Notice
+from jaxgen.experiment import Batch, Experiment, Key, Notice, Shuffling
 from jaxgen.parallel.sharding import batch_sharding, global_batch, local_rows
 from jaxgen.training import drawing
 from jaxgen.training.checkpoints import Checkpoints
@@ -54,7 +54,8 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
     """Works out all shapes and shardings; computes nothing yet.
 
     Raises:
-        UserError: if the batch doesn't divide over the mesh, or a number of steps is below 1.
+        UserError: if the batch doesn't divide over the mesh, a number of steps is below 1, or one
+            step would take more rows than there are items.
     """
     counts = {
         "steps": experiment.steps,
@@ -65,7 +66,16 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
     for name, count in counts.items():
         if count < 1:
             raise UserError(f"{name} is {count}; it must be at least 1.")
-    rows = local_rows(experiment.data["train"].batch_size, mesh)
+    source = experiment.data["train"]
+    rows = local_rows(source.batch_size, mesh)
+    repeats = max(update.repeats for update in experiment.updates)
+    taken = repeats * source.batch_size
+    if repeats > 1 and isinstance(source, Shuffling) and taken > len(source.items):
+        raise UserError(
+            f"{repeats} updates a step on fresh batches of {source.batch_size} take more than the "
+            f"{len(source.items)} items there are, so that a step would see some of them twice: "
+            "take fewer repeats or a smaller batch."
+        )
     _, training, evaluation = random_keys(experiment.seed)
     create, abstract = prepare_state(experiment, mesh, first_row(experiment))
     places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
@@ -80,7 +90,7 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
         ),
         rows=rows,
         evaluation_key=evaluation,
-        repeats=max(update.repeats for update in experiment.updates),
+        repeats=repeats,
     )
 
 

@@ -1,5 +1,6 @@
 """A run from beginning to end: stopped, killed, damaged, resumed; always the same lines."""
 
+import dataclasses
 import json
 import logging
 import os
@@ -20,7 +21,7 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import experiment_file, runs
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.loop import NotFinite, first_row, prepare_state
+from jaxgen.training.loop import NotFinite, first_row, prepare, prepare_state
 from jaxgen.training.run_directory import locked, open_run
 
 TOY = Path(__file__).parent / "toy.py"
@@ -247,3 +248,14 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
         assert json.loads(lines(run)[-1])["step"] == 60
     finally:
         subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+def test_more_repeats_than_the_data_allows_are_refused():
+    file = experiment_file.read(epath.Path(TOY))
+    experiment = file.build(file.settings["tiny"], {})
+    mesh = make_mesh(MeshShape())
+    often = dataclasses.replace(experiment.updates[0], repeats=6)  # 6 · 16 of 103 rows
+    prepare(dataclasses.replace(experiment, updates=[often]), mesh)
+    often = dataclasses.replace(often, repeats=7)
+    with pytest.raises(UserError, match="7 updates a step on fresh batches of 16 take more than"):
+        prepare(dataclasses.replace(experiment, updates=[often]), mesh)

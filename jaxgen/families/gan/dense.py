@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
+from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.linear import Linear
 
 Activation = Any
@@ -57,7 +58,7 @@ class DenseGenerator(nn.Module):
             # A bias before the normalization would be taken off again.
             x = _linear(width, f"hidden_{index}", bias=not self.batch_norm)(x)
             if self.batch_norm:
-                x = _batch_norm(train, f"norm_{index}")(x)
+                x = BatchNorm(name=f"norm_{index}")(x, train=train)
             x = self.activation(x)
         made = _linear(math.prod(self.shape), "out")(x).reshape(-1, *self.shape)
         return jnp.tanh(made) if self.bounded else made
@@ -111,13 +112,3 @@ def _with_class(
 
 def _linear(width: int, name: str, bias: bool = True) -> Linear:
     return Linear((width,), ("embed", "mlp"), bias=bias, name=name)
-
-
-def _batch_norm(train: bool, name: str) -> nn.BatchNorm:
-    return nn.BatchNorm(
-        use_running_average=not train,
-        momentum=0.9,
-        scale_init=nn.with_logical_partitioning(nn.initializers.ones, ("mlp",)),
-        bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)),
-        name=name,
-    )

@@ -23,7 +23,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.families.gan.heads import LogitHead
 from jaxgen.families.gan.parts import Judgement, Label
-from jaxgen.nn.batch_norm import ConditionalBatchNorm
+from jaxgen.nn.batch_norm import BatchNorm
 from jaxgen.nn.convolution import Picture
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.resampling import averaged
@@ -74,7 +74,7 @@ class SNGANGenerator(nn.Module):
         for index, width in enumerate(others):
             block = _GeneratorBlock(width, self.classes, self.dtype, name=f"block_{index}")
             picture = block(picture, label, train)
-        last = ConditionalBatchNorm(dtype=self.dtype, name="norm")(picture, train=train)
+        last = BatchNorm(dtype=self.dtype, name="norm")(picture, train=train)
         made = _convolution(self.channels, 3, PLAIN, self.dtype, "convolution")(nn.relu(last))
         return jnp.tanh(made.astype(jnp.float32))
 
@@ -141,7 +141,7 @@ class _GeneratorBlock(nn.Module):
         return hidden + doubled(shortcut)
 
     def _norm(self, name: str, picture: Picture, label: Label | None, train: bool) -> Picture:
-        norm = ConditionalBatchNorm(self.classes, dtype=self.dtype, name=name)
+        norm = BatchNorm(self.classes, dtype=self.dtype, name=name)
         return norm(picture, label if self.classes else None, train=train)
 
 
