@@ -17,6 +17,7 @@ import numpy as np
 import optax
 
 from jaxgen.artifacts import Artifact
+from jaxgen.errors import UserError
 
 Params = Any  # nested dicts of arrays, keys are strings
 Variables = Any  # whatever no gradient moves: batch statistics, code-books, ...
@@ -109,6 +110,15 @@ class Items(Protocol):
     def __getitem__(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The items at `indices` (n,), stacked: every leaf is (n, ...)."""
         ...
+
+
+def taken(items: Items, first: int, count: int) -> dict[str, np.ndarray]:
+    """So many items of the data from number `first` on; `UserError` if there are fewer."""
+    if not 0 <= first <= first + count <= len(items):
+        raise UserError(
+            f"The data has {len(items)} items: {count} from number {first} on are too many."
+        )
+    return items[np.arange(first, first + count)]
 
 
 @runtime_checkable

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.artifacts import Images
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, at_least_one
 from jaxgen.experiment import Key, Model, Sampler
 from jaxgen.families.diffusion.guidance import classifier_free, drop_class
 from jaxgen.families.diffusion.paths import (
@@ -75,11 +75,7 @@ def image_sampler(
     """
 
     def prepare(request: ImageRequest) -> tuple[_Plan, dict[str, Any]]:
-        if request.count < 1 or request.steps < 1:
-            raise UserError(
-                f"Drawing {request.count} pictures in {request.steps} steps is not possible: "
-                "count and steps have to be at least 1."
-            )
+        at_least_one(count=request.count, steps=request.steps)
         if not -1 <= request.label < classes:
             raise UserError(
                 f"There is no class {request.label}: label is one of 0 to {classes - 1}, or -1 "

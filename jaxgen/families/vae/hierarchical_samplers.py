@@ -11,9 +11,8 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.artifacts import Images
-from jaxgen.errors import UserError
-from jaxgen.experiment import Items, Key, Model, Sampler
-from jaxgen.families.vae.samplers import at_least_one, taken
+from jaxgen.errors import UserError, at_least_one
+from jaxgen.experiment import Items, Key, Model, Sampler, taken
 
 # (model, key, pictures, groups that are inferred, temperature of the others) -> pictures
 Partly = Callable[[Model, Key, Array, int, Any], Array]
@@ -44,7 +43,7 @@ def levels_sampler(
         if request.temperature < 0:
             raise UserError(f"temperature has to be 0 or more, not {request.temperature}.")
         return None, {
-            "image": taken(pictures, request.first, request.count),
+            "image": taken(pictures, request.first, request.count)["image"],
             "temperature": np.float32(request.temperature),
         }
 

@@ -16,8 +16,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from jaxgen.artifacts import Images
-from jaxgen.errors import UserError
-from jaxgen.experiment import Items, Key, Model, Sampler
+from jaxgen.errors import UserError, at_least_one
+from jaxgen.experiment import Items, Key, Model, Sampler, taken
+from jaxgen.nn.spherical import spherical
 
 Pictures = Float[Array, "count height width channels"]
 Latents = Float[Array, "count *latent"]
@@ -103,7 +104,7 @@ def reconstruction_sampler(
 
     def prepare(request: ReconstructRequest) -> tuple[None, dict[str, Any]]:
         at_least_one(count=request.count)
-        return None, {"image": taken(pictures, request.first, request.count)}
+        return None, {"image": taken(pictures, request.first, request.count)["image"]}
 
     def sample(model: Model, key: Key, static: None, arrays: dict[str, Any]) -> dict[str, Array]:
         made = reconstruct(model, key, jnp.asarray(arrays["image"]))
@@ -118,7 +119,7 @@ def walk_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: int =
 
     def prepare(request: WalkRequest) -> tuple[int, dict[str, Any]]:
         at_least_one(count=request.count, steps=request.steps)
-        return request.steps, {"image": taken(pictures, request.first, request.count + 1)}
+        return request.steps, {"image": taken(pictures, request.first, request.count + 1)["image"]}
 
     def sample(model: Model, key: Key, steps: int, arrays: dict[str, Any]) -> dict[str, Any]:
         latents = encode(model, jnp.asarray(arrays["image"]))
@@ -136,8 +137,8 @@ def traversal_sampler(encode: Encode, decode: Decode, pictures: Items, enlarge: 
     def prepare(request: TraversalRequest) -> tuple[Any, dict[str, Any]]:
         at_least_one(axes=request.axes, steps=request.steps)
         arrays = {
-            "image": taken(pictures, request.picture, 1),
-            "others": taken(pictures, 0, min(500, len(pictures))),
+            "image": taken(pictures, request.picture, 1)["image"],
+            "others": taken(pictures, 0, min(500, len(pictures)))["image"],
             "reach": np.float32(request.reach),
         }
         return (request.axes, request.steps), arrays
@@ -207,41 +208,6 @@ def autoencoder_samplers(
         "traverse": traversal_sampler(encode, decode, pictures),
         "attribute": attribute_sampler(encode, decode, pictures, classes),
     }
-
-
-def spherical(
-    start: Float[Array, "*latent"], end: Float[Array, "*latent"], places: Float[Array, "steps"]
-) -> Float[Array, "steps *latent"]:
-    """From `start` (place 0) to `end` (place 1) along a great circle (Shoemake 1985; White 2016).
-
-    Lengths between the two ends' follow too, so that both ends are met exactly.
-    """
-    one, other = start.ravel(), end.ravel()
-    cosine = one @ other / jnp.maximum(jnp.linalg.norm(one) * jnp.linalg.norm(other), 1e-12)
-    angle = jnp.arccos(jnp.clip(cosine, -1.0, 1.0))
-    # Nearly parallel vectors have no great circle to speak of: there the straight way is the same.
-    straight = jnp.sin(angle) < 1e-4
-    sine = jnp.where(straight, 1.0, jnp.sin(angle))
-    left = jnp.where(straight, 1 - places, jnp.sin((1 - places) * angle) / sine)
-    right = jnp.where(straight, places, jnp.sin(places * angle) / sine)
-    way = left[:, None] * one[None] + right[:, None] * other[None]
-    return way.reshape(-1, *start.shape)
-
-
-def taken(pictures: Items, first: int, count: int) -> np.ndarray:
-    """So many "image"s of the data from number `first` on; `UserError` if there are fewer."""
-    if not 0 <= first <= first + count <= len(pictures):
-        raise UserError(
-            f"The data has {len(pictures)} pictures: {count} from number {first} on are too many."
-        )
-    return pictures[np.arange(first, first + count)]["image"]
-
-
-def at_least_one(**counts: int) -> None:
-    """Raises `UserError` for the first count below 1."""
-    for name, count in counts.items():
-        if count < 1:
-            raise UserError(f"{name} has to be at least 1, not {count}.")
 
 
 def _rendered(enlarge: int) -> Callable[[Any], Images]:

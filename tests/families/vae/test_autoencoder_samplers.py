@@ -41,16 +41,6 @@ def test_walk_meets_both_ends():
     np.testing.assert_allclose(rows[:, -1], PICTURES.leaves["image"][1:4], atol=1e-5)
 
 
-def test_spherical_way_keeps_the_length_and_the_pace():
-    start, end = jnp.array([2.0, 0.0, 0.0]), jnp.array([0.0, 2.0, 0.0])
-    way = samplers.spherical(start, end, jnp.linspace(0, 1, 5))
-    np.testing.assert_allclose(jnp.linalg.norm(way, axis=1), 2.0 * np.ones(5), rtol=1e-6)
-    angles = np.arctan2(way[:, 1], way[:, 0])
-    np.testing.assert_allclose(np.diff(angles), np.full(4, np.pi / 8), rtol=1e-5)
-    straight = samplers.spherical(start, 3 * start, jnp.linspace(0, 1, 3))
-    np.testing.assert_allclose(straight[:, 0], [2, 4, 6], rtol=1e-6)
-
-
 def test_traversal_moves_one_axis_a_row():
     sampler = samplers.traversal_sampler(encode, decode, PICTURES)
     made = drawn(sampler, samplers.TraversalRequest(picture=2, axes=3, steps=5, reach=2.0))
@@ -103,7 +93,7 @@ def test_all_of_them_render():
 @pytest.mark.parametrize(
     ("request_", "message"),
     [
-        (samplers.WalkRequest(count=40), "40 pictures: 41 from number 0"),
+        (samplers.WalkRequest(count=40), "40 items: 41 from number 0"),
         (samplers.WalkRequest(steps=0), "steps has to be at least 1"),
         (samplers.AttributeRequest(target=7), "no class 7: take one of 0 to 1"),
         (samplers.DrawRequest(temperature=-1), "temperature has to be 0 or more"),
