@@ -12,7 +12,7 @@ from etils import epath
 
 from jaxgen.data import images, store
 from jaxgen.data.shuffle import shuffled
-from jaxgen.data.sources import Arrays, Records, RecordSource, in_memory
+from jaxgen.data.sources import Arrays, Computed, Item, Records, RecordSource, in_memory
 from jaxgen.errors import UserError
 
 Directory = (
@@ -124,6 +124,18 @@ def digits_split(data_dir: Directory = None) -> tuple[Arrays, Arrays]:
     )
 
 
+def enlarged_digits(split: str, data_dir: Directory = None) -> Computed:
+    """`digits_split`, "train" or "test", in CIFAR-10's shapes: for trials where that isn't here.
+
+    Each pixel becomes a 4×4 square, and its level all three colours. "image" (32, 32, 3) float32 in
+    [-1, 1], "label" int32. Raises `UserError` for another split.
+    """
+    parts = dict(zip(("train", "test"), digits_split(data_dir), strict=True))
+    if split not in parts:
+        raise UserError(f"the enlarged digits have no split {split}, but {', '.join(parts)}")
+    return Computed(parts[split], _enlarged)
+
+
 def mnist(split: str, data_dir: Directory = None) -> Records:
     """MNIST, "train" or "test": "image" (28, 28, 1) float32 in [-1, 1], "label" int32."""
     return Records(load("mnist", split, data_dir), _picture)
@@ -156,6 +168,10 @@ def _digit(record: Mapping[str, Any]) -> dict[str, Any]:
         "label": np.int32(record["label"]),
         "index": record["index"],
     }
+
+
+def _enlarged(item: Item) -> Item:
+    return {**item, "image": item["image"].repeat(4, 1).repeat(4, 2).repeat(3, 3)}
 
 
 def _picture(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -50,6 +50,22 @@ def test_the_held_out_fifth_is_fixed_whole_and_stratified(own_sets):
     assert held_out.leaves["label"][:12].tolist() == [2, 3, 6, 8, 0, 5, 9, 2, 4, 6, 8, 9]
 
 
+def test_enlarged_digits_are_the_split_in_the_shapes_of_cifar(own_sets):
+    for part, split in zip(datasets.digits_split(own_sets), ("train", "test"), strict=True):
+        items = datasets.enlarged_digits(split, own_sets)
+        item = items[np.array([3, 5])]
+        assert len(items) == len(part) and item["image"].shape == (2, 32, 32, 3)
+        assert item["image"].dtype == np.float32
+        np.testing.assert_array_equal(item["label"], part.leaves["label"][[3, 5]])
+        # Every pixel of every square, in every colour.
+        for row, column, colour in ((0, 0, 0), (3, 2, 1), (1, 3, 2)):
+            np.testing.assert_array_equal(
+                item["image"][:, row::4, column::4, colour], part.leaves["image"][[3, 5], ..., 0]
+            )
+    with pytest.raises(UserError, match="no split test2, but train, test"):
+        datasets.enlarged_digits("test2", own_sets)
+
+
 SCRIPT = """
 import sys
 from jaxgen.data import datasets, images, loader, sources, text, tokenizers
