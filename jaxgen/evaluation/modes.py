@@ -64,6 +64,24 @@ def modes(
     )
 
 
+def class_entropy(labels: Labels, classes: int) -> float:
+    """The entropy of the classes' shares, in nats: log(classes) where all are equally many.
+
+    labels: class numbers in 0 .. classes - 1; classes that none of them has add nothing.
+
+    Raises `UserError` where there are no labels, or one lies outside.
+    """
+    enough("The class entropy", 1, labels=len(labels))
+    if labels.min() < 0 or labels.max() >= classes:
+        raise UserError(
+            f"The class entropy of {classes} classes was given labels from {labels.min()} to "
+            f"{labels.max()}: they must lie in 0 .. {classes - 1}."
+        )
+    counts = np.bincount(labels)
+    shares = counts[counts > 0] / len(labels)
+    return float(-np.sum(shares * np.log(shares)))
+
+
 def _divergence(one: Counts, other: Counts) -> float:
     shares = one[one > 0] / max(1, one.sum())
     smoothed = (other[one > 0] + 0.5) / (other.sum() + len(other) / 2)

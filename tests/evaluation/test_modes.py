@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.evaluation.modes import modes
+from jaxgen.evaluation.modes import class_entropy, modes
 
 REAL = np.repeat([0, 1, 2, 3], 2500)
 
@@ -55,3 +55,18 @@ def test_mistakes_are_named():
         modes(REAL, REAL[:0])
     with pytest.raises(UserError, match="without confidences: give both"):
         modes(REAL, REAL, least_confidence=0.5)
+
+
+def test_the_class_entropy_has_its_closed_forms():
+    assert class_entropy(REAL, 4) == pytest.approx(np.log(4))
+    assert class_entropy(np.full(10, 7), 10) == 0
+    # Three quarters and one quarter of two classes, in nats; the other eight add nothing.
+    expected = 0.75 * np.log(4 / 3) + 0.25 * np.log(4)
+    assert class_entropy(np.array([1, 1, 1, 9]), 10) == pytest.approx(expected)
+
+
+def test_labels_outside_the_classes_are_refused():
+    with pytest.raises(UserError, match=r"labels from 1 to 9: they must lie in 0 \.\. 8"):
+        class_entropy(np.array([1, 9]), 9)
+    with pytest.raises(UserError, match="at least 1 labels"):
+        class_entropy(REAL[:0], 10)
