@@ -61,11 +61,11 @@ class Stacked:
         }
 
     def labels(self, rows: int = 1024) -> Int[np.ndarray, "size"]:
-        """The labels of all stacks; the digits are read once, `rows` at a time."""
-        count = len(self.digits)
-        pieces = (np.arange(start, min(start + rows, count)) for start in range(0, count, rows))
+        """The labels of all stacks; each digit in them is read once, `rows` of them at a time."""
+        used, where = np.unique(self._chosen, return_inverse=True)
+        pieces = (used[start : start + rows] for start in range(0, len(used), rows))
         known = np.concatenate([self.digits[piece]["label"] for piece in pieces])
-        return known[self._chosen] @ _PLACES
+        return known[where.reshape(self._chosen.shape)] @ _PLACES
 
     def __reduce__(self) -> tuple[type[Stacked], tuple[Items, int, int, int]]:
         return Stacked, (self.digits, self.size, self.seed, self.padding)
