@@ -48,17 +48,17 @@ class Text:
 
 @dataclass(frozen=True)
 class Images:
-    """Pictures in [0, 1], and, where a sampler kept it, the path that led to them.
+    """Pictures in [0, 1], and, where a sampler kept it, the path that led to or through them.
 
     pixels: (count, height, width, channels), one or three channels.
     columns: pictures in a row of the grid.
-    frames: (frames, count, height, width, channels) or None; saved as a GIF.
+    frames: (frames, moving, height, width, channels) or None; saved as a GIF, in as many columns.
     enlarge: each pixel becomes a square this wide, so that 8×8 pictures can be seen.
     """
 
     pixels: Shaped[np.ndarray, "count height width channels"]
     columns: int = 10
-    frames: Shaped[np.ndarray, "frames count height width channels"] | None = None
+    frames: Shaped[np.ndarray, "frames moving height width channels"] | None = None
     enlarge: int = 1
 
     @staticmethod
@@ -72,7 +72,7 @@ class Images:
         return Images(displayed(pixels), columns=columns, frames=kept, enlarge=enlarge)
 
     def save(self, stem: epath.PathLike) -> list[epath.Path]:
-        """The grid as `.png`; with frames, the same grid in motion as `.gif`."""
+        """The grid as `.png`; with frames, their grid in motion as `.gif`."""
         png = epath.Path(f"{stem}.png")
         png.parent.mkdir(parents=True, exist_ok=True)
         png.write_bytes(_encoded(_picture(self.pixels, self.columns, self.enlarge), "PNG"))

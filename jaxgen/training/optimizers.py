@@ -211,6 +211,30 @@ def clipped(
     return optax.chain(optax.clip_by_global_norm(norm), optimizer)
 
 
+def weights_within(
+    optimizer: optax.GradientTransformation, limit: float
+) -> optax.GradientTransformation:
+    """`optimizer`, after whose moves every weight lies in [-limit, limit].
+
+    WGAN's weight clipping (Arjovsky et al. 2017, algorithm 1), which holds a critic's slope in the
+    crudest way. It clips weights, not gradients, and biases as well.
+
+    Raises:
+        UserError: unless `limit` is above 0.
+    """
+    if limit <= 0:
+        raise UserError(f"Weights can't be held within {limit}: give a limit above 0.")
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves, state = optimizer.update(gradients, state, params)
+        held = jax.tree.map(
+            lambda move, weight: jnp.clip(weight + move, -limit, limit) - weight, moves, params
+        )
+        return held, state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def _mask(decays: Callable[[Path], bool]) -> Callable[[Params], Any]:
     return lambda params: jax.tree_util.tree_map_with_path(
         lambda path, _: decays(_names(path)), params

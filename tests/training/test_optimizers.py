@@ -40,6 +40,19 @@ def test_clipping_bounds_the_norm_over_all_leaves():
     np.testing.assert_allclose([moves["a"][0], moves["b"][0]], [-1.2, -1.6], rtol=1e-6)
 
 
+def test_weights_stay_within_their_limit():
+    optimizer = optimizers.weights_within(optax.sgd(1.0), 0.5)
+    params = {"a": jnp.array([0.4, 0.4, 3.0]), "b": jnp.array([[-0.2]])}
+    gradient = {"a": jnp.array([0.3, -0.3, 0.0]), "b": jnp.array([[0.4]])}
+    moves, _ = optimizer.update(gradient, optimizer.init(params), params)
+    moved = optax.apply_updates(params, moves)
+    # An inner move is the optimizer's own; one that began outside is fetched in without a slope.
+    np.testing.assert_allclose(moved["a"], [0.1, 0.5, 0.5], rtol=1e-6)
+    np.testing.assert_allclose(moved["b"], [[-0.5]], rtol=1e-6)
+    with pytest.raises(UserError, match="within 0: give a limit above 0"):
+        optimizers.weights_within(optax.sgd(1.0), 0)
+
+
 def kernels_of_layers(path):
     if path[0] == "layers" and path[-1] == "kernel":
         return MuonDimensionNumbers(1, 2)
