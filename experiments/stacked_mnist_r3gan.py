@@ -34,6 +34,7 @@ from jaxgen.evaluation.pieces import in_pieces
 from jaxgen.evaluation.stacked import stacked_labels
 from jaxgen.experiment import Evaluation, Experiment, Items, Key, Model, Preview, Update
 from jaxgen.families.gan.game import Game
+from jaxgen.families.gan.notices import discriminator_saturated, generator_stalled
 from jaxgen.families.gan.penalties import Penalty, r1, r2
 from jaxgen.families.gan.r3gan import R3ganDiscriminator, R3ganGenerator
 from jaxgen.families.gan.samplers import DrawRequest, draw, game_samplers
@@ -119,6 +120,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         network=game,
         samplers=game_samplers(game, stacks),
         evaluations=[Evaluation("mnist_classifier", score)],
+        notices=[discriminator_saturated(), generator_stalled()],
         previews=[Preview("stacks", "draw", DrawRequest(), every=max(1, config.steps // 3))],
         log_every=min(50, config.steps),
         checkpoint_every=max(1, config.steps // 5),
