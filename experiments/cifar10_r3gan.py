@@ -51,13 +51,14 @@ class Config:
     widths: tuple[int, ...] = (768, 768, 768, 768)  # channels on 4×4, 8×8, 16×16, 32×32
     blocks: int = 2  # residual blocks at each resolution
     group_width: int | None = 16  # channels of a group within a block; None: one group
+    patch: int = 1  # pixels a side that become one place; more for trials on CPUs
     latent: int = 64  # entries of z, and as many of the label beside them
     pictures: int = 100_000_000  # seen in all
     changing: int = 20_000_000  # of those, while the schedules go on
     batch_size: int = 512  # pictures an update of either network
     learning_rate: float = 2e-4  # Adam's at the start; a quarter of it at the end
     slope_penalty: float = 0.05  # γ of R1 and R2 at the start; a tenth of it at the end
-    augmented: float = 0.55  # probability of each change of a picture at the end
+    augmented: float = 0.55  # probability of each change of a picture at the end; 0: none
     average: float = 5_000_000.0  # half-life of the generator's average at the end, in pictures
     bfloat16: bool = True  # blocks in half precision
     inception: str = ""  # path of the FID's weights
@@ -67,8 +68,8 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
-    "tiny": Config(stand_in=True, widths=(8, 8, 4, 4), blocks=1, group_width=None, latent=8,
-                   pictures=32, changing=16, batch_size=8, samples=16),
+    "tiny": Config(stand_in=True, widths=(4, 4), blocks=1, group_width=None, patch=4, latent=8,
+                   pictures=32, changing=16, batch_size=8, augmented=0.0, samples=16),
 }  # fmt: skip
 
 
@@ -77,24 +78,26 @@ def build(config: Config) -> Experiment:
     pictures = enlarged_digits if config.stand_in else cifar10
     train, test = Kept(pictures("train")), Kept(pictures("test"))
     steps = config.pictures // config.batch_size
-    shape = (config.widths, config.blocks)
+    shape, width = (config.widths, config.blocks), config.group_width
     dtype = jnp.bfloat16 if config.bfloat16 else jnp.float32
     over = partial(cosine, steps=max(1, config.changing // config.batch_size))
+    augmentation = ScheduledAugmentation(cosine(0.0, config.augmented, config.changing), changed)
     weight = over(config.slope_penalty / 2, config.slope_penalty / 20)
     game = Game(
-        R3ganGenerator(*shape, classes=10, group_width=config.group_width, dtype=dtype),
+        R3ganGenerator(*shape, classes=10, group_width=width, patch=config.patch, dtype=dtype),
         R3ganDiscriminator(
             *shape,
             classes=10,
             projection=config.widths[-1],
-            group_width=config.group_width,
+            group_width=width,
+            patch=config.patch,
             dtype=dtype,
         ),
         RELATIVISTIC,
         config.latent,
         classes=10,
         penalties=(Penalty("r1", r1, weight), Penalty("r2", r2, weight)),
-        augmentation=ScheduledAugmentation(cosine(0.0, config.augmented, config.changing), changed),
+        augmentation=augmentation if config.augmented else None,
     )
     rate = over(config.learning_rate, config.learning_rate / 4)
     optimizer = adam(rate, b1=0.0, b2=over(0.9, 0.99))
