@@ -22,6 +22,7 @@ def convolution(
     *,
     stride: int = 1,
     padding: int | Sequence[tuple[int, int]] | None = None,
+    groups: int = 1,
     bias: bool = True,
     zero: bool = False,
     gain: float = 1.0,
@@ -32,6 +33,9 @@ def convolution(
 
     padding: zeros on all four sides, or ((above, below), (left, right)); by default half the
         kernel ("same"), and 0 is "valid".
+    groups: equal parts of the channels, each seen by its own part of the features only; it must
+        divide both. On CPUs, XLA takes about ten times as long for the gradient of 4 groups as for
+        that of one.
     zero: starts as the zero function, as the last layer of a residual branch should.
     gain: multiplies the spread of the initial kernel, as 1/√depth does for the last layers of a
         deep residual network's branches, which then add up to one.
@@ -48,6 +52,7 @@ def convolution(
         (height, width),
         strides=stride,
         padding=same if padding is None else padding,
+        feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
         kernel_init=nn.with_logical_partitioning(

@@ -66,6 +66,46 @@ def warmup_stable_decay(
     )
 
 
+def cosine(first: float, last: float, steps: int) -> Callable[[Any], Any]:
+    """Half a cosine from `first` at update 0 to `last` at `steps`, and `last` from there on.
+
+    Unlike a decay, it may rise, or begin at 0.
+    """
+
+    def at(update: Any) -> Any:
+        done = jnp.minimum(update / steps, 1.0)
+        return last + (first - last) * 0.5 * (1 + jnp.cos(jnp.pi * done))
+
+    return at
+
+
+def half_life(items: Schedule, batch_size: int) -> Callable[[Any], Any]:
+    """The decay of a moving average in which a value counts half after so many training items.
+
+    For `Update.ema`: n -> 0.5^(batch_size / items(n)), n the updates so far. At a half-life of 0
+    the average is the newest value.
+    """
+
+    def decay(update: Any) -> Any:
+        now = items(update) if callable(items) else items
+        return 0.5 ** (batch_size / jnp.maximum(now, 1e-6))
+
+    return decay
+
+
+def adam(
+    learning_rate: Schedule, *, b1: float = 0.9, b2: Schedule = 0.999, eps: float = 1e-8
+) -> optax.GradientTransformation:
+    """Adam (Kingma & Ba 2015), whose b2 may follow a schedule too, as R3GAN's does.
+
+    The second moments' start at zero is made up for by the b2 of the moment, as PyTorch does.
+    """
+    if not callable(b2):
+        return optax.adam(learning_rate, b1, b2, eps)
+    scheduled = optax.inject_hyperparams(optax.adam, static_args=("b1", "eps", "eps_root"))
+    return scheduled(learning_rate, b1, b2, eps)
+
+
 def adamw(
     learning_rate: Schedule,
     *,

@@ -42,6 +42,20 @@ def test_padding_may_be_one_sided():
     np.testing.assert_allclose(found, none.apply(variables, padded), atol=1e-5)
 
 
+def test_groups_are_convolutions_apart():
+    picture = jax.random.normal(jax.random.key(0), (2, 4, 6, 6))
+    layer = convolution(9, groups=3)
+    variables = nn.unbox(layer.init(jax.random.key(1), picture))
+    found = layer.apply(variables, picture)
+    for group in range(3):
+        part = {
+            "kernel": variables["params"]["kernel"][..., 3 * group : 3 * group + 3],
+            "bias": variables["params"]["bias"][3 * group : 3 * group + 3],
+        }
+        alone = convolution(3).apply({"params": part}, picture[..., 2 * group : 2 * group + 2])
+        np.testing.assert_allclose(found[..., 3 * group : 3 * group + 3], alone, atol=1e-5)
+
+
 def test_zero_convolution_starts_as_nothing():
     picture = jnp.ones((1, 4, 4, 3))
     assert not jnp.any(convolution(2, zero=True).init_with_output(jax.random.key(0), picture)[0])

@@ -93,3 +93,34 @@ def test_schedules_meet_their_corners():
     assert [float(trapezoid(n)) for n in (10, 50, 80)] == [1.0, 1.0, 1.0]
     assert trapezoid(90) == pytest.approx(0.5)
     assert trapezoid(100) == pytest.approx(0.0)
+
+
+def test_a_cosine_may_rise_from_nothing_and_stays_at_its_end():
+    rising = optimizers.cosine(0.0, 0.6, 10)
+    found = [float(rising(update)) for update in (0, 5, 10, 20)]
+    assert found == pytest.approx([0.0, 0.3, 0.6, 0.6], abs=1e-6)
+
+
+def test_a_value_counts_half_after_its_half_life():
+    decay = optimizers.half_life(lambda update: 100.0 * update, batch_size=20)
+    assert float(decay(0)) == 0.0
+    assert float(decay(1)) ** 5 == pytest.approx(0.5, rel=1e-5)
+    assert float(optimizers.half_life(40.0, 20)(7)) ** 2 == pytest.approx(0.5, rel=1e-5)
+
+
+def test_adams_b2_may_follow_a_schedule():
+    slopes = [jnp.array([0.5, -2.0]), jnp.array([1.0, 0.1]), jnp.array([-3.0, 0.2])]
+    optimizer = optimizers.adam(
+        lambda update: 0.1 * (update + 1), b1=0.0, b2=lambda n: 0.9 + 0.03 * n
+    )
+    params = jnp.zeros(2)
+    state, expected, second = optimizer.init(params), np.zeros(2), np.zeros(2)
+    for n, slope in enumerate(slopes):
+        move, state = optimizer.update(slope, state, params)
+        params = optax.apply_updates(params, move)
+        b2 = 0.9 + 0.03 * n
+        second = b2 * second + (1 - b2) * np.square(slope)
+        expected -= 0.1 * (n + 1) * np.asarray(slope) / np.sqrt(second / (1 - b2 ** (n + 1)))
+    np.testing.assert_allclose(params, expected, rtol=1e-4)
+    same = optimizers.adam(0.1, b1=0.0, b2=0.9).init(params)
+    assert jax.tree.structure(same) == jax.tree.structure(optax.adam(0.1, 0.0, 0.9).init(params))

@@ -131,7 +131,7 @@ class Game:
                 partial(each.of, critic, real, made, key),
                 last[each.name],
             )
-            value += each.weight * term
+            value += each.weight_at(context.step) * term
             metrics[each.name] = last[each.name]
         after = variables | {"discriminator": after, "penalties": last}
         if self.augmentation:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,7 +28,7 @@ class Penalty:
 
     name: in the metrics, where the value without its weight is logged.
     of: (critic, real, made, key) -> a mean over the batch.
-    weight: its factor (λ; γ/2 for R1 and R2).
+    weight: its factor (λ; γ/2 for R1 and R2), or step -> factor, steps counted from 0.
     every: is worked out in steps every, 2·every, ... only, and then counts `every` times (Karras et
         al. 2020, appendix B). It stays a term of the one loss, not an `Update` of its own, whose
         optimizer would scale the weight away.
@@ -35,8 +36,12 @@ class Penalty:
 
     name: str
     of: Held
-    weight: float
+    weight: float | Callable[[Any], Any]
     every: int = 1
+
+    def weight_at(self, step: Any) -> Any:
+        """The factor at a training step."""
+        return self.weight(step) if callable(self.weight) else self.weight
 
 
 def squared_slopes(critic: Critic, things: Things) -> Float[Array, "batch"]:

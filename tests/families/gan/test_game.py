@@ -107,6 +107,20 @@ def test_a_lazy_penalty_counts_as_often_as_it_was_left_out(step, counted):
     assert float(measured.metrics["r1"]) == pytest.approx(float(slopes) * (counted > 0), rel=1e-4)
 
 
+def test_a_penaltys_weight_may_change_with_the_steps():
+    def value(weight, step):
+        game = dataclasses.replace(GAME, penalties=(Penalty("r1", r1, weight),))
+        params, context = begun(game, step=step)
+        return float(game.discriminator_loss(params, context).value)
+
+    without = value(0.0, 0)
+    term = value(1.0, 0) - without
+    assert term > 0.01
+    for step in (0, 3):
+        found = value(lambda step: 2.0 - 0.5 * step, step) - without
+        assert found == pytest.approx((2.0 - 0.5 * step) * term, rel=1e-3)
+
+
 def test_an_auxiliary_classifier_is_learned_by_both():
     game = dataclasses.replace(GAME, classes=3, discriminator=Judge(3), adversary=NON_SATURATING)
     params, context = begun(game)
