@@ -49,17 +49,17 @@ FRAME = 2  # black pixels around the digits, for sides of 32
 class Config:
     """The numbers one sweeps."""
 
-    widths: tuple[int, ...] = (64, 48, 32)  # channels at each resolution, from 4×4 on
+    widths: tuple[int, ...] = (48, 32, 16)  # channels at each resolution, from 4×4 on
     blocks: int = 1  # residual blocks at each resolution
     expansion: int = 1  # times as many channels within a block
     group_width: int | None = None  # channels of a group there; None: one group, quick on CPUs
     patch: int = 2  # pixels a side that become one place; 1 is the paper's
     latent: int = 64  # numbers of z
     stacks: int = 128_000  # stacks of three digits to train with
-    steps: int = 1500  # updates of each network
+    steps: int = 3000  # updates of each network
     batch_size: int = 32  # stacks an update
     learning_rate: float = 1e-3  # Adam's at the start; a quarter of it at the end
-    slope_penalty: float = 1.0  # γ of R1 and R2 at the start; a tenth of it at the end
+    slope_penalty: float = 50.0  # γ of R1 and R2 at the start; a tenth of it at the end
     average: float = 4000.0  # half-life of the generator's average at the end, in stacks
     bfloat16: bool = False  # compute within the blocks at half precision, for accelerators
     samples: int = 25_600  # drawn to count modes
@@ -69,8 +69,8 @@ class Config:
 SETTINGS = {
     "default": Config(),
     "gpu": Config(widths=(384, 384, 384, 384), blocks=2, expansion=2, group_width=16, patch=1,
-                  steps=60_000, batch_size=256, learning_rate=2e-4, average=500_000.0,
-                  bfloat16=True),
+                  steps=60_000, batch_size=256, learning_rate=2e-4, slope_penalty=1.0,
+                  average=500_000.0, bfloat16=True),
     "tiny": Config(widths=(4, 4), patch=4, stacks=64, steps=4, batch_size=8, samples=64),
 }  # fmt: skip
 
