@@ -7,7 +7,7 @@ al. 2016 (DCGAN). With a label, its one-hot class joins what goes in: Mirza & Os
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -70,12 +70,14 @@ class DenseDiscriminator(nn.Module):
     hidden: widths of the hidden layers.
     classes: of the label; 0: there is none.
     dropout: share of each hidden layer that is left out while training.
+    see: what is done to the rows first, such as `fourier_features(...)`.
     """
 
     hidden: Sequence[int] = (512, 256)
     classes: int = 0
     dropout: float = 0.0
     activation: Activation = LEAKY
+    see: Callable[[Array], Array] | None = None
 
     @nn.compact
     def __call__(
@@ -89,7 +91,8 @@ class DenseDiscriminator(nn.Module):
 
         Raises `UserError` where there are classes and no label, or the other way round.
         """
-        x = _with_class(things.reshape(things.shape[0], -1), label, self.classes)
+        rows = things.reshape(things.shape[0], -1)
+        x = _with_class(rows if self.see is None else self.see(rows), label, self.classes)
         for index, width in enumerate(self.hidden):
             x = self.activation(_linear(width, f"hidden_{index}")(x))
             x = nn.Dropout(self.dropout, deterministic=not train)(x)
