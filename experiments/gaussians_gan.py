@@ -52,7 +52,7 @@ class Config:
     steps: int = 3000  # updates of each network
     batch_size: int = 256  # points an update; a multiple of the devices
     rate: float = 3e-3  # Adam's first learning rate, falling to a fiftieth
-    noise: float = 1.0  # first deviation of the noise on what the discriminators see; falls to 0.07
+    noise: float = 1.0  # first deviation of the noise on what the discriminators see; falls to 0.08
     slope_weight: float = 0.05  # γ/2 of R1 and R2, in the units of the points
     penalty_weight: float = 0.3  # λ of the gradient penalty
     limit: float = 0.1  # of the clipped critic's weights
@@ -77,13 +77,14 @@ class DrawRequest:
 def contenders(config: Config) -> dict[str, tuple[adversary.Adversary, tuple[Penalty, ...]]]:
     """What each plays for, and what holds its discriminator's slope."""
     slope = Penalty("r1", r1, config.slope_weight)
+    steep = Penalty("r1", r1, 5 * config.slope_weight)  # squares grow faster than logarithms
     other = Penalty("r2", r2, config.slope_weight)
     one = Penalty("gradient_penalty", gradient_penalty, config.penalty_weight)
     return {
         "minimax": (adversary.MINIMAX, ()),
         "non_saturating": (adversary.NON_SATURATING, ()),
         "wasserstein_clipped": (adversary.WASSERSTEIN, ()),
-        "least_squares_penalty": (adversary.LEAST_SQUARES, (one,)),
+        "least_squares_r1": (adversary.LEAST_SQUARES, (steep,)),
         "hinge_penalty": (adversary.HINGE, (one,)),
         "non_saturating_r1": (adversary.NON_SATURATING, (slope,)),
         "wasserstein_penalty": (adversary.WASSERSTEIN, (one,)),
@@ -102,7 +103,7 @@ def build(config: Config) -> Experiment:
     games = {
         name: Game(
             generator, discriminator, losses, config.latent, penalties=penalties, thing="point",
-            augmentation=InstanceNoise(config.noise, 0.07, max(1, round(0.9 * config.steps))),
+            augmentation=InstanceNoise(config.noise, 0.08, max(1, round(0.9 * config.steps))),
         )
         for name, (losses, penalties) in list(contenders(config).items())[-config.contenders :]
     }  # fmt: skip
