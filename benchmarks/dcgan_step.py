@@ -2,7 +2,7 @@
 
     python benchmarks/dcgan_step.py                    # 2 threads each, about two minutes
     python benchmarks/dcgan_step.py --threads 1
-    python benchmarks/dcgan_step.py --compile          # PyTorch under torch.compile, on a GPU if any
+    python benchmarks/dcgan_step.py --compile          # PyTorch under torch.compile; GPU if any
 
 Both get the same weights, pictures and latents; first, both losses and all gradients are checked to
 agree to 1e-4 of their size. A step is PyTorch's usual one: the discriminator's update on real
