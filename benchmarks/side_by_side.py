@@ -22,14 +22,14 @@ def arguments(description):
     return parser
 
 
-def share_threads():
-    """Gives both sides `THREADS` threads, and says so; to be called before the first array is made.
+def share_threads(threads=THREADS):
+    """Gives both sides so many threads, and says so; to be called before the first array is made.
 
     XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
     """
-    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:THREADS])
-    torch.set_num_threads(THREADS)
-    print(f"jax {jax.__version__}, torch {torch.__version__}, {THREADS} threads each, float32")
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    torch.set_num_threads(threads)
+    print(f"jax {jax.__version__}, torch {torch.__version__}, {threads} threads each, float32")
 
 
 def compare(name, ours, theirs, *, turns, steps, warm_up):

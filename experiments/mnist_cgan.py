@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import optax
+from flax.linen.initializers import he_normal
 
 from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Kept, Shuffled, Subset
@@ -70,7 +71,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     """Two updates a step; classes go in by concatenation."""
     game = Game(
         DCGANGenerator((28, 28, 1), config.widths[::-1], by_batch(config.momentum), classes=10),
-        DCGANDiscriminator(config.widths, unnormalized, classes=10),
+        DCGANDiscriminator(config.widths, unnormalized, he_normal(), classes=10),
         NON_SATURATING,
         config.latent,
         classes=10,

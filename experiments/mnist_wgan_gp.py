@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 import optax
+from flax.linen.initializers import he_normal
 
 from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Kept, Shuffled, Subset
@@ -70,7 +71,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     """A step is several updates of the critic, then one of the generator."""
     game = Game(
         DCGANGenerator((28, 28, 1), config.widths[::-1], by_batch(config.momentum)),
-        DCGANDiscriminator(config.widths, unnormalized),
+        DCGANDiscriminator(config.widths, unnormalized, he_normal()),
         WASSERSTEIN,
         config.latent,
         penalties=(Penalty("slope", gradient_penalty, config.penalty),),

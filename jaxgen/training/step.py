@@ -19,6 +19,9 @@ from jaxgen.training.state import TrainState, averaged
 Metrics = dict[str, Any]
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics, Any]]
 
+# Up to so many repeats are compiled one after the other, more of them as a loop.
+WRITTEN_OUT = 8
+
 
 def make_train_step(updates: Sequence[Update], key: Key) -> TrainStep:
     """The pure function from a state and a step's batch to the next state.
@@ -84,7 +87,10 @@ def _repeated(
     if update.repeats == 1:
         return once(state, (0, jax.tree.map(lambda leaf: leaf[0], batch)))
     fresh = jax.tree.map(lambda leaf: leaf[: update.repeats], batch)
-    state, measured = jax.lax.scan(once, state, (jnp.arange(update.repeats), fresh))
+    # XLA's convolutions are ten times slower on CPUs inside a loop; few repeats are written out.
+    unroll = update.repeats if update.repeats <= WRITTEN_OUT else 1
+    numbers = jnp.arange(update.repeats)
+    state, measured = jax.lax.scan(once, state, (numbers, fresh), unroll=unroll)
     return state, jax.tree.map(lambda leaf: leaf.mean(0), measured)
 
 

@@ -88,12 +88,15 @@ class DCGANDiscriminator(nn.Module):
         often even.
     norm: before each rectifier but the first. A gradient penalty needs one that looks at single
         pictures: `by_picture` or `unnormalized`.
+    initializer: of the kernels. Without normalization the paper's small ones let little through,
+        and He et al. 2015's (`nn.initializers.he_normal()`, as WGAN-GP has them) learn sooner.
     classes: where there are labels, a plane for each class goes beside the picture's channels, 1
         for the picture's own and 0 for all others.
     """
 
     widths: tuple[int, ...] = (64, 128)
     norm: Normalization = by_batch()
+    initializer: Any = SMALL
     classes: int = 0
 
     @nn.compact
@@ -109,12 +112,16 @@ class DCGANDiscriminator(nn.Module):
         hidden = picture
         for layer, channels in enumerate(self.widths):
             plain = layer == 0 or self.norm is unnormalized
-            hidden = HalvingConvolution(channels, plain, SMALL, name=f"convolution_{layer}")(hidden)
+            hidden = HalvingConvolution(
+                channels, plain, self.initializer, name=f"convolution_{layer}"
+            )(hidden)
             if layer:
                 hidden = self.norm(f"norm_{layer}", train)(hidden)
             hidden = nn.leaky_relu(hidden, 0.2)
         names = (None, None, "channels_in", None)
-        return Linear((1,), names, inputs=3, initializer=SMALL, name="logit")(hidden)[:, 0]
+        return Linear((1,), names, inputs=3, initializer=self.initializer, name="logit")(hidden)[
+            :, 0
+        ]
 
 
 def started(shape: tuple[int, ...], doublings: int) -> tuple[int, int]:
