@@ -51,8 +51,8 @@ class DCGANGenerator(nn.Module):
     widths: channels at each resolution below theirs, the lowest first: (128, 64) makes 28×28
         from 7×7×128 and 14×14×64. `UserError` where height or width isn't that often even.
     norm: before each ReLU.
-    classes: where there are labels, a one-hot class goes beside what every layer gets: beside the
-        latent (CGAN: Mirza & Osindero 2014, section 3), and as planes beside the channels.
+    classes: where there are labels, a one-hot class goes beside the latent (CGAN: Mirza & Osindero
+        2014, section 3).
     """
 
     shape: tuple[int, int, int]
@@ -75,11 +75,10 @@ class DCGANGenerator(nn.Module):
         )(latent)
         hidden = nn.relu(self.norm("norm_0", train)(hidden))
         for layer, channels in enumerate(self.widths[1:], 1):
-            hidden = _beside(hidden, label, self.classes)
             hidden = DoublingConvolution(channels, bias, SMALL, name=f"convolution_{layer}")(hidden)
             hidden = nn.relu(self.norm(f"norm_{layer}", train)(hidden))
         last = DoublingConvolution(self.shape[-1], initializer=SMALL, name="picture")
-        return jnp.tanh(last(_beside(hidden, label, self.classes)))
+        return jnp.tanh(last(hidden))
 
 
 class DCGANDiscriminator(nn.Module):
@@ -91,8 +90,8 @@ class DCGANDiscriminator(nn.Module):
         pictures: `by_picture` or `unnormalized`.
     initializer: of the kernels. Without normalization the paper's small ones let little through,
         and He et al. 2015's (`nn.initializers.he_normal()`, as WGAN-GP has them) learn sooner.
-    classes: where there are labels, a plane for each class goes beside the channels that every
-        layer gets, 1 for the picture's own class and 0 for all others.
+    classes: where there are labels, a plane for each class goes beside the picture's channels, 1
+        for the picture's own and 0 for all others.
     """
 
     widths: tuple[int, ...] = (64, 128)
@@ -106,10 +105,13 @@ class DCGANDiscriminator(nn.Module):
     ) -> Float[Array, "batch"]:
         """Pictures -> a logit each, high for real ones."""
         started(picture.shape[1:], len(self.widths))
+        if label is not None:
+            planes: Any = jax.nn.one_hot(label, self.classes)[:, None, None]
+            planes = jnp.broadcast_to(planes, (*picture.shape[:3], self.classes))
+            picture = jnp.concatenate([picture, planes], axis=-1)
         hidden = picture
         for layer, channels in enumerate(self.widths):
             plain = layer == 0 or self.norm is unnormalized
-            hidden = _beside(hidden, label, self.classes)
             hidden = HalvingConvolution(
                 channels, plain, self.initializer, name=f"convolution_{layer}"
             )(hidden)
@@ -120,15 +122,6 @@ class DCGANDiscriminator(nn.Module):
         return Linear((1,), names, inputs=3, initializer=self.initializer, name="logit")(hidden)[
             :, 0
         ]
-
-
-def _beside(hidden: Picture, label: Label | None, classes: int) -> Picture:
-    """The channels, and a plane for each class where there is a label."""
-    if label is None:
-        return hidden
-    planes: Any = jax.nn.one_hot(label, classes)[:, None, None]
-    planes = jnp.broadcast_to(planes, (*hidden.shape[:3], classes))
-    return jnp.concatenate([hidden, planes], axis=-1)
 
 
 def started(shape: tuple[int, ...], doublings: int) -> tuple[int, int]:
