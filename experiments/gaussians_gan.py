@@ -9,7 +9,7 @@ Command: jaxgen train experiments/gaussians_gan.py [--setting ring]
 
 Hardware and time: one CPU core, 2 minutes for all eight.
 
-Expected: 25 of 25 modes by every loss whose discriminator's slope is held (24 in 2 of 15 such runs),
+Expected: 25 of 25 modes by every loss whose discriminator's slope is held (24 in 2 of 15 runs),
 a quarter to a third of the points good; 19 to 25 by the others, fewest by plain non-saturating.
 """
 

@@ -45,11 +45,11 @@ class Config:
     """The numbers one sweeps."""
 
     latent: int = 64  # numbers of a latent
-    widths: tuple[int, ...] = (16, 32)  # channels at 14×14 and 7×7, of both networks
+    widths: tuple[int, ...] = (16, 64)  # channels at 14×14 and 7×7, of both networks
     momentum: float = 0.99  # of the generator's running statistics
     r1: float = 0.1  # weight of the squared slope at real digits (γ/2)
-    steps: int = 5000  # an update of each network in each
-    batch_size: int = 64  # digits an update; a multiple of the devices
+    steps: int = 10_000  # an update of each network in each
+    batch_size: int = 32  # digits an update; a multiple of the devices
     generator_rate: float = 1e-3  # Adam's learning rates; they fall to 0 along a cosine
     discriminator_rate: float = 1e-3
     ema: float = 0.998  # decay of the generator's moving average

@@ -20,15 +20,17 @@ from typing import Any
 
 import numpy as np
 import optax
+from flax.linen.initializers import he_normal
 
 from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Kept, Shuffled, Subset
 from jaxgen.evaluation.features import read
 from jaxgen.evaluation.generated import generated_scores, seen_classes
 from jaxgen.experiment import Evaluation, Experiment, Preview, Update
-from jaxgen.families.gan.dcgan import DCGANDiscriminator, DCGANGenerator, by_batch
+from jaxgen.families.gan.dcgan import DCGANDiscriminator, DCGANGenerator, by_batch, unnormalized
 from jaxgen.families.gan.game import Game
 from jaxgen.families.gan.notices import classes_falling, generator_stalled
+from jaxgen.families.gan.penalties import Penalty, r1
 from jaxgen.families.gan.samplers import DrawRequest, draw, game_samplers
 from jaxgen.nn.adversary import LEAST_SQUARES
 
@@ -40,12 +42,14 @@ class Config:
     """The numbers one sweeps."""
 
     latent: int = 64  # numbers of a latent
-    widths: tuple[int, ...] = (16, 32)  # channels at 14×14 and 7×7, of both networks
+    widths: tuple[int, ...] = (16, 64)  # channels at 14×14 and 7×7, of both networks
     momentum: float = 0.99  # of the generator's running statistics
-    steps: int = 6000  # an update of each network in each
-    batch_size: int = 64  # digits an update; a multiple of the devices
+    r1: float = 0.1  # weight of the squared slope at real digits (γ/2); 0: none, as published
+    normalized: bool = False  # batch normalization in the discriminator too, as published
+    steps: int = 10_000  # an update of each network in each
+    batch_size: int = 32  # digits an update; a multiple of the devices
     generator_rate: float = 1e-3  # Adam's learning rates; they fall to 0 along a cosine
-    discriminator_rate: float = 5e-4
+    discriminator_rate: float = 1e-3
     ema: float = 0.998  # decay of the generator's moving average
     watch_every: int = 500  # steps from one look at the classes of 500 samples to the next
     samples: int = 10_000  # drawn and scored, against as many test digits
@@ -56,18 +60,23 @@ SETTINGS = {
     "default": Config(),
     "tiny": Config(latent=8, widths=(4,), steps=4, batch_size=8, watch_every=4, samples=80),
     # The published widths and rate.
-    "gpu": Config(latent=100, widths=(64, 128), steps=30_000, batch_size=128,
-                  generator_rate=2e-4, discriminator_rate=2e-4, ema=0.999, watch_every=2000),
+    "gpu": Config(latent=100, widths=(64, 128), normalized=True, r1=0.0, steps=30_000,
+                  batch_size=128, generator_rate=2e-4, discriminator_rate=2e-4, ema=0.999,
+                  watch_every=2000),
 }  # fmt: skip
 
 
 def build(config: Config, required: Mapping[str, Any]) -> Experiment:
-    """Two updates a step down the least squares; batch normalization in both networks."""
+    """Two updates a step down the least squares; the discriminator is held by R1 or normalized."""
+    judge = DCGANDiscriminator(config.widths, unnormalized, he_normal())
+    if config.normalized:
+        judge = DCGANDiscriminator(config.widths, by_batch())
     game = Game(
         DCGANGenerator((28, 28, 1), config.widths[::-1], by_batch(config.momentum)),
-        DCGANDiscriminator(config.widths),
+        judge,
         LEAST_SQUARES,
         config.latent,
+        penalties=(Penalty("r1", r1, config.r1),) if config.r1 else (),
     )
     to_judge, to_make = (
         optax.adam(optax.cosine_decay_schedule(rate, config.steps), b1=0.5)

@@ -43,16 +43,16 @@ class Config:
     """The numbers one sweeps."""
 
     latent: int = 64  # numbers of a latent
-    widths: tuple[int, ...] = (16, 32)  # channels at 14×14 and 7×7, of both networks
+    widths: tuple[int, ...] = (16, 64)  # channels at 14×14 and 7×7, of both networks
     momentum: float = 0.99  # of the generator's running statistics
     penalty: float = 10.0  # weight of the gradient penalty (λ)
-    critic_updates: int = 3  # to one of the generator's, each on a fresh batch
-    steps: int = 3000  # updates of the generator
-    batch_size: int = 64  # digits an update; a multiple of the devices
+    critic_updates: int = 2  # to one of the generator's, each on a fresh batch
+    steps: int = 7000  # updates of the generator
+    batch_size: int = 32  # digits an update; a multiple of the devices
     generator_rate: float = 1e-3  # Adam's learning rates; they fall to 0 along a cosine
-    critic_rate: float = 1e-3
+    critic_rate: float = 2e-3
     ema: float = 0.995  # decay of the generator's moving average
-    watch_every: int = 300  # steps from one look at the classes of 500 samples to the next
+    watch_every: int = 500  # steps from one look at the classes of 500 samples to the next
     samples: int = 10_000  # drawn and scored, against as many test digits
     seed: int = 0  # initialization, order, latents
 
@@ -62,7 +62,7 @@ SETTINGS = {
     "tiny": Config(latent=8, widths=(4,), critic_updates=2, steps=4, batch_size=8, watch_every=4,
                    samples=80),
     # The published widths, rate and number of critic updates.
-    "gpu": Config(latent=128, widths=(64, 128), critic_updates=5, steps=30_000,
+    "gpu": Config(latent=128, widths=(64, 128), batch_size=64, critic_updates=5, steps=30_000,
                   generator_rate=1e-4, critic_rate=1e-4, ema=0.999, watch_every=2000),
 }  # fmt: skip
 
