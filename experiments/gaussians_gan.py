@@ -1,14 +1,12 @@
 """Every adversarial loss side by side on points of the plane, where modes can be counted.
 
 Papers: Goodfellow et al. 2014 (minimax, non-saturating); Mao et al. 2017 (least squares); Arjovsky
-et al. 2017 and Gulrajani et al. 2017 (Wasserstein: weights clipped, gradient penalty); Lim & Ye
-2017 (hinge); Mescheder et al. 2018 (R1); Huang et al. 2024 (relativistic with R1 and R2). The grid
-of 25 Gaussians and how its modes are counted: Lin et al. 2018 (PacGAN), Srivastava et al. 2017.
+et al. 2017, Gulrajani et al. 2017 (Wasserstein); Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1);
+Huang et al. 2024 (relativistic). The grid and its modes: Lin et al. 2018, Srivastava et al. 2017.
 
 Command: jaxgen train experiments/gaussians_gan.py [--setting ring]
 
 Hardware and time: one CPU core, 2 minutes for all eight.
-
 Expected: 25 of 25 modes by every loss whose discriminator's slope is held (24 in 2 of 15 runs),
 a quarter to a third of the points good; 19 to 25 by the others, fewest by plain non-saturating.
 """
@@ -28,6 +26,7 @@ import optax
 from jaxgen.artifacts import Images
 from jaxgen.data.points import gaussian_grid, gaussian_ring
 from jaxgen.data.sources import Shuffled
+from jaxgen.errors import at_least_one
 from jaxgen.evaluation.modes import placed_modes
 from jaxgen.evaluation.scatter import mode_panels
 from jaxgen.experiment import Evaluation, Experiment, Key, Model, Preview, Sampler, Update
@@ -114,17 +113,18 @@ def build(config: Config) -> Experiment:
         updates += updates_within(name, game, judging, adam, config.ema)
 
     def drawn(model: Model, key: Key, count: int, arrays: Any) -> dict[str, jax.Array]:
+        at_least_one(count=count)
         latent = jax.random.normal(key, (count, config.latent))
         return {name: game.generate(one_of(model, name), latent) for name, game in games.items()}
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         points = jax.jit(drawn, static_argnums=2)(model, key, config.samples, {})
         found = {name: counted(np.asarray(some)) for name, some in points.items()}
-        modes = {f"{name}_modes": float(each.hit) for name, each in found.items()}
-        return modes | {f"{name}_good": each.good for name, each in found.items()}
+        hits = {f"{name}_modes": float(each.hit) for name, each in found.items()}
+        return hits | {f"{name}_good": each.good for name, each in found.items()}
 
     def picture(points: Mapping[str, np.ndarray]) -> Images:
-        real = data[np.arange(len(points["relativistic_r1_r2"]))]["point"]
+        real = data[np.arange(2500)]["point"]
         panels = mode_panels({**points, "the_data": real}, mixture.centres, mixture.deviation)
         return Images(panels, columns=3)
 

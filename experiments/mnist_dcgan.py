@@ -2,8 +2,9 @@
 
 Paper: Radford, Metz & Chintala 2016, "Unsupervised Representation Learning with Deep Convolutional
 Generative Adversarial Networks" (arXiv 1511.06434): layers, initialization and Adam's momentum of
-0.5 are theirs. The CPU's networks are a quarter as wide, with a faster rate that falls to zero, and
-the generator is averaged (Yazici et al. 2019).
+0.5 are theirs. The CPU's networks are narrower, with a faster rate that falls to zero, R1
+(Mescheder et al. 2018) in place of the discriminator's normalization, and an averaged generator
+(Yazici et al. 2019); `gpu` is as published.
 
 Command: jaxgen train experiments/mnist_dcgan.py [--setting gpu]
 
@@ -70,7 +71,7 @@ SETTINGS = {
 
 
 def build(config: Config, required: Mapping[str, Any]) -> Experiment:
-    """Two updates a step down the non-saturating loss; the discriminator is held by R1 or normalized."""
+    """Two updates a step down the non-saturating loss; R1 or a norm holds the discriminator."""
     judge = DCGANDiscriminator(config.widths, unnormalized, he_normal())
     if config.normalized:
         judge = DCGANDiscriminator(config.widths, by_batch())

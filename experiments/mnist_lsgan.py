@@ -1,7 +1,8 @@
 """Least squares in place of cross entropy on MNIST.
 
 Paper: Mao et al. 2017, "Least Squares Generative Adversarial Networks" (arXiv 1611.04076), equation
-9. The networks are DCGAN's, theirs without normalization in the discriminator; Adam as there.
+9. Networks and Adam are DCGAN's; on a CPU the discriminator is held by R1 (Mescheder et al. 2018)
+instead of batch normalization, as in mnist_dcgan.py.
 
 Command: jaxgen train experiments/mnist_lsgan.py [--setting gpu]
 
@@ -67,7 +68,7 @@ SETTINGS = {
 
 
 def build(config: Config, required: Mapping[str, Any]) -> Experiment:
-    """Two updates a step down the least squares; the discriminator is held by R1 or normalized."""
+    """Two updates a step down the least squares; R1 or a norm holds the discriminator."""
     judge = DCGANDiscriminator(config.widths, unnormalized, he_normal())
     if config.normalized:
         judge = DCGANDiscriminator(config.widths, by_batch())

@@ -37,9 +37,9 @@ def modes(
     """Counts modes as on stacked MNIST: Metz et al. 2017, Srivastava et al. 2017 (VEEGAN).
 
     Their number is `hit`, over samples of any confidence, and their "reverse KL" is
-    `reverse_divergence`, the real shares being what the classifier says of real items. A class that
-    one set lacks would make a divergence infinite, so half an item is added to each class of the
-    set on its right side (Krichevsky & Trofimov 1981). Both fall as items are added.
+    `reverse_divergence`, the real shares being known, or what the classifier says of real items. A
+    class that one set lacks would make a divergence infinite, so half an item is added to each
+    class of the set on its right side (Krichevsky & Trofimov 1981). Both fall as items are added.
 
     real, samples: class numbers.
     confidences: of the samples' classes; those below `least_confidence` show no class.

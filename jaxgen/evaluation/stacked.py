@@ -33,7 +33,8 @@ def stacked_labels(
                 f"Nothing is left of {height}×{width} pixels within a frame of {frame}: take a "
                 "narrower one."
             )
-        inside = piece[:, frame : height - frame, frame : width - frame]
+        # Clipped, as they are saved and shown: a generator may go beyond.
+        inside = np.clip(piece[:, frame : height - frame, frame : width - frame], -1, 1)
         layers = np.moveaxis(inside, -1, 1).reshape(-1, *inside.shape[1:3], 1)
         labels, _ = read(layers)
         parts.append(labels.reshape(count, channels) @ classes ** np.arange(channels)[::-1])

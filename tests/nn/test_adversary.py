@@ -4,7 +4,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax.nn import sigmoid
 
-from jaxgen.nn.adversary import HINGE, LEAST_SQUARES, MINIMAX, NON_SATURATING, RELATIVISTIC
+from jaxgen.nn.adversary import (
+    HINGE,
+    LEAST_SQUARES,
+    MINIMAX,
+    NON_SATURATING,
+    RELATIVISTIC,
+    WASSERSTEIN,
+)
 
 REAL = jnp.array([2.0, 0.5])
 MADE = jnp.array([-3.0, 0.5])
@@ -59,3 +66,8 @@ def test_the_relativistic_loss_sees_differences_alone():
     np.testing.assert_allclose(
         RELATIVISTIC.generator(REAL, MADE), RELATIVISTIC.discriminator(MADE, REAL), rtol=1e-6
     )
+
+
+def test_wassersteins_critic_raises_real_ones_over_made_ones():
+    np.testing.assert_allclose(WASSERSTEIN.discriminator(REAL, MADE), -1.25 - 1.25)
+    np.testing.assert_allclose(WASSERSTEIN.generator(REAL, MADE), 1.25)

@@ -10,8 +10,6 @@ from jaxgen.nn.resampling import (
     averaged,
     enlarged,
     folded,
-    interpolated,
-    smoothed,
     unfolded,
 )
 
@@ -44,23 +42,7 @@ def test_folding_keeps_the_pixels_of_a_square_together():
     np.testing.assert_array_equal(folded(picture, 1), picture)
 
 
-def test_interpolating_is_bilinear_with_zeros_beyond_the_border():
-    framed = np.pad(PICTURE, ((0, 0), (1, 1), (1, 1), (0, 0)))
-    expected = jax.image.resize(framed, (2, 10, 12, 8), "linear")[:, 2:-2, 2:-2]
-    np.testing.assert_allclose(interpolated(PICTURE), expected, atol=1e-5)
-
-
-def test_smoothing_is_a_quarter_of_interpolations_transpose():
-    large = jax.random.normal(jax.random.key(1), (2, 6, 8, 8))
-    one = jnp.vdot(interpolated(PICTURE), large)
-    np.testing.assert_allclose(one, 4 * jnp.vdot(PICTURE, smoothed(large)), rtol=1e-4)
-    # A flat picture stays flat, its border apart.
-    np.testing.assert_allclose(smoothed(jnp.ones((1, 8, 8, 1)))[:, 1:-1, 1:-1], 1, atol=1e-6)
-
-
 def test_what_does_not_divide_is_refused():
-    with pytest.raises(UserError, match="3 pixels can't be halved"):
-        smoothed(PICTURE)
     with pytest.raises(UserError, match="2×2 pixels don't fit pictures of 3×4"):
         folded(PICTURE)
     with pytest.raises(UserError, match="8 channels don't fill squares of 3×3"):

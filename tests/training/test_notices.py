@@ -96,7 +96,7 @@ def test_a_run_whose_notices_warn_goes_on_to_its_end(tmp_path, heard):
     config = file.config_type(steps=12)
     run = runs.begin(tmp_path / "run", file, "default", config, runs.Options(), {}, [])
     experiment = dataclasses.replace(
-        file.build(config, {}),
+        file.build(config, {}, {}),
         notices=[
             lambda values: "noisy" if "train/noise" in values else None,
             lambda values: "heavy" if "weights/sum" in values else None,

@@ -252,7 +252,7 @@ def test_a_full_disk_is_said_and_loses_nothing(tmp_path):
 
 def test_more_repeats_than_the_data_allows_are_refused():
     file = experiment_file.read(epath.Path(TOY))
-    experiment = file.build(file.settings["tiny"], {})
+    experiment = file.build(file.settings["tiny"], {}, {})
     mesh = make_mesh(MeshShape())
     often = dataclasses.replace(experiment.updates[0], repeats=6)  # 6 · 16 of 103 rows
     prepare(dataclasses.replace(experiment, updates=[often]), mesh)

@@ -67,10 +67,17 @@ class Game:
         """Both networks' parameters and variables.
 
         Raises `UserError` for a batch without labels where the game needs them, and for a generator
-        that makes things of another shape than the batch's.
+        of other classes than the game's, or that makes things of another shape than the batch's.
         """
         one, other = jax.random.split(key)
         real, label = self._real(batch)
+        # A discriminator may have its classes elsewhere, in its head.
+        known = getattr(self.generator, "classes", self.classes)
+        if known != self.classes:
+            raise UserError(
+                f"The game has {self.classes} classes and its generator {known}: give both the "
+                "same, 0 for none."
+            )
         latent = jnp.zeros((real.shape[0], self.latent))
         made = dict(self.generator.init(one, latent, label, train=False))
         judged = dict(self.discriminator.init(other, jnp.asarray(real), label, train=False))

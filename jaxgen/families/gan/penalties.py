@@ -29,9 +29,9 @@ class Penalty:
     name: in the metrics, where the value without its weight is logged.
     of: (critic, real, made, key) -> a mean over the batch.
     weight: its factor (λ; γ/2 for R1 and R2), or step -> factor, steps counted from 0.
-    every: is worked out in steps every, 2·every, ... only, and then counts `every` times (Karras et
-        al. 2020, appendix B). It stays a term of the one loss, not an `Update` of its own, whose
-        optimizer would scale the weight away.
+    every: is worked out in training steps every, 2·every, ... only, and then counts `every` times
+        (Karras et al. 2020, appendix B), for an update that runs in every step. It stays a term of
+        the one loss, not an `Update` of its own, whose optimizer would scale the weight away.
     """
 
     name: str

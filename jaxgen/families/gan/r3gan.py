@@ -20,8 +20,9 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn.convolution import Picture, convolution
+from jaxgen.nn.filtered_resampling import filtered_double, filtered_half
 from jaxgen.nn.linear import Linear
-from jaxgen.nn.resampling import folded, interpolated, smoothed, unfolded
+from jaxgen.nn.resampling import folded, unfolded
 
 # Keeps the spread through a leaky rectifier of slope 0.2 (He et al. 2015, equation 14).
 _GAIN = math.sqrt(2 / (1 + 0.2**2))
@@ -121,7 +122,7 @@ class R3ganGenerator(nn.Module):
             if level:
                 if width != picture.shape[-1]:
                     picture = _mixed(width, self.dtype, f"change_{level}")(picture)
-                picture = interpolated(picture)
+                picture = filtered_double(picture)
             for index in range(self.blocks):
                 picture = R3ganBlock(
                     depth, self.expansion, self.group_width, self.dtype, name=f"{level}_{index}"
@@ -179,7 +180,7 @@ class R3ganDiscriminator(nn.Module):
                     depth, self.expansion, self.group_width, self.dtype, name=f"{level}_{index}"
                 )(hidden)
             if level:
-                hidden = smoothed(hidden)
+                hidden = filtered_half(hidden)
                 if self.widths[level - 1] != hidden.shape[-1]:
                     hidden = _mixed(self.widths[level - 1], self.dtype, f"change_{level}")(hidden)
         basis: Any = self.param(

@@ -6,14 +6,20 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Context, Model
+from jaxgen.experiment import Context, Model, Update
+from jaxgen.families.gan.dense import DenseGenerator
 from jaxgen.families.gan.game import Game
 from jaxgen.families.gan.parts import Judgement
 from jaxgen.families.gan.penalties import Penalty, r1
 from jaxgen.nn.adversary import NON_SATURATING, RELATIVISTIC
+from jaxgen.parallel.mesh import MeshShape, make_mesh
+from jaxgen.parallel.sharding import batch_sharding
+from jaxgen.training.state import initializer
+from jaxgen.training.step import make_train_step
 
 
 class Maker(nn.Module):
@@ -144,6 +150,35 @@ def test_classes_without_labels_are_refused():
     game = dataclasses.replace(GAME, classes=3)
     with pytest.raises(UserError, match="needs data with a label"):
         game.init(jax.random.key(0), {"image": BATCH["image"]})
+
+
+def test_a_generator_of_other_classes_is_refused():
+    game = Game(DenseGenerator((2,), (8,)), Judge(), RELATIVISTIC, latent=4, classes=3)
+    with pytest.raises(UserError, match="has 3 classes and its generator 0"):
+        game.init(jax.random.key(0), BATCH)
+
+
+def test_a_step_is_the_same_on_eight_devices_as_on_one():
+    """Batch statistics, mean penalties and gradients are of all rows, wherever they lie."""
+    judged = Penalty("r1", r1, weight=0.5, every=2)
+    game = dataclasses.replace(GAME, penalties=(judged,), augmentation=Counting())
+    updates = [
+        Update("discriminator", game.discriminator_loss, optax.sgd(0.1), moves="discriminator"),
+        Update("generator", game.generator_loss, optax.sgd(0.1), moves="generator", ema=0.9),
+    ]
+    batch = {name: leaf[None] for name, leaf in BATCH.items()}
+    ends = []
+    for devices in (1, 8):
+        mesh = make_mesh(MeshShape(), jax.devices()[:devices])
+        create, _ = initializer(game.init, updates, mesh)(jax.random.key(0), BATCH)
+        step = jax.jit(
+            make_train_step(updates, jax.random.key(1)), in_shardings=(None, batch_sharding(mesh))
+        )
+        state = create()
+        for _ in range(3):
+            state, metrics, _ = step(state, batch)
+        ends.append(jax.device_get((state.params, state.variables, state.ema, metrics)))
+    jax.tree.map(lambda *pair: np.testing.assert_allclose(*pair, rtol=1e-4, atol=1e-6), *ends)
 
 
 def test_a_generator_of_another_shape_is_refused():
