@@ -47,7 +47,7 @@ class Config:
     widths: tuple[int, ...] = (16, 64)  # channels at 14×14 and 7×7, of both networks
     momentum: float = 0.99  # of the generator's running statistics
     normalized: bool = False  # batch normalization in the discriminator too, as published
-    beta1: float = 0.5
+    beta1: float = 0.5  # decay of Adam's first moments
     r1: float = 0.1  # weight of the squared slope at real digits (γ/2); 0: none, as published
     steps: int = 10_000  # an update of each network in each
     batch_size: int = 32  # digits an update; a multiple of the devices
@@ -70,7 +70,7 @@ SETTINGS = {
 
 
 def build(config: Config, required: Mapping[str, Any]) -> Experiment:
-    """Two updates a step down the non-saturating loss; the discriminator is held by R1 or normalized."""
+    """Two updates a step down the non-saturating loss; R1 or normalization holds the judge."""
     judge = DCGANDiscriminator(config.widths, unnormalized, he_normal())
     if config.normalized:
         judge = DCGANDiscriminator(config.widths, by_batch())
