@@ -10,7 +10,7 @@ import pytest
 
 from jaxgen.errors import UserError
 from jaxgen.families.gan.r3gan import R3ganBlock, R3ganDiscriminator, R3ganGenerator
-from jaxgen.nn.resampling import interpolated, smoothed
+from jaxgen.nn.filtered_resampling import filtered_double, filtered_half
 
 LATENT = jax.random.normal(jax.random.key(0), (3, 5))
 LABEL = jnp.array([0, 1, 1])
@@ -42,7 +42,7 @@ def test_the_generator_starts_as_its_linear_path():
     weights = variables["params"]
     told = jnp.concatenate([LATENT, jnp.eye(2)[LABEL] @ weights["label"]["kernel"]], -1)
     picture = weights["basis"][None] * (told @ weights["latent"]["kernel"])[:, None, None]
-    picture = interpolated(picture @ weights["change_1"]["kernel"][0, 0])
+    picture = filtered_double(picture @ weights["change_1"]["kernel"][0, 0])
     expected = picture @ weights["picture"]["kernel"][0, 0]
     found = jax.jit(GENERATOR.apply)(variables, LATENT, LABEL)
     assert found.shape == (3, 8, 8, 3)
@@ -53,7 +53,7 @@ def test_the_discriminator_starts_as_its_linear_path():
     picture = jax.random.normal(jax.random.key(2), (3, 8, 8, 3))
     variables = begun(DISCRIMINATOR, picture, LABEL)
     weights = variables["params"]
-    seen = smoothed(picture @ weights["channels"]["kernel"][0, 0])
+    seen = filtered_half(picture @ weights["channels"]["kernel"][0, 0])
     seen = seen @ weights["change_1"]["kernel"][0, 0]
     numbers = jnp.einsum("bhwc,hwc->bc", seen, weights["basis"]) @ weights["logit"]["kernel"]
     expected = jnp.sum(numbers * weights["label"]["kernel"][LABEL], -1)
