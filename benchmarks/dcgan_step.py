@@ -6,8 +6,9 @@
 
 Both get the same weights, pictures and latents; first, both losses and all gradients are checked to
 agree to 1e-4 of their size. A step is PyTorch's usual one: the discriminator's update on real
-and made pictures, the generator's update, Adam for both, in float32, batch 64. The widths are the
-published ones (100 latents, 64 and 128 channels) and those of `mnist_dcgan`'s default.
+and made pictures, the generator's update, Adam for both, in float32, batch 64. PyTorch's makes its
+pictures once for both updates, ours draws new latents for each, so ours does one pass more. The
+widths are the published ones (100 latents, 64 and 128 channels) and narrow ones (16 and 32).
 """
 
 import copy

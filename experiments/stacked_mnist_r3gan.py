@@ -30,12 +30,13 @@ from jaxgen.data.datasets import mnist
 from jaxgen.data.sources import Kept, Shuffled
 from jaxgen.data.stacked import Stacked
 from jaxgen.evaluation.features import read
+from jaxgen.evaluation.generated import seen_classes
 from jaxgen.evaluation.modes import modes
 from jaxgen.evaluation.pieces import in_pieces
 from jaxgen.evaluation.stacked import stacked_labels
 from jaxgen.experiment import Evaluation, Experiment, Items, Key, Model, Preview, Update
 from jaxgen.families.gan.game import Game
-from jaxgen.families.gan.notices import discriminator_saturated, generator_stalled
+from jaxgen.families.gan.notices import classes_falling, discriminator_saturated, generator_stalled
 from jaxgen.families.gan.penalties import Penalty, r1, r2
 from jaxgen.families.gan.r3gan import R3ganDiscriminator, R3ganGenerator
 from jaxgen.families.gan.samplers import DrawRequest, draw, game_samplers
@@ -93,12 +94,17 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         latent=config.latent,
         penalties=(Penalty("r1", r1, weight), Penalty("r2", r2, weight)),
     )
+    watch = max(1, config.steps // 3)
     rate = over(config.learning_rate, config.learning_rate / 4)
     optimizer = adam(rate, b1=0.0, b2=over(0.9, 0.99))
     average = half_life(over(0.0, config.average), config.batch_size)
 
+    judge = partial(read, required["classifier"].network, required["classifier"].params)
+
+    def look(pictures: Any) -> tuple[Any, Any]:
+        return stacked_labels(judge, pictures, frame=FRAME), None
+
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        judge = partial(read, required["classifier"].network, required["classifier"].params)
         drawn = in_pieces(partial(draw, game, model), key, config.samples)
         shown = stacked_labels(judge, drawn, frame=FRAME)
         found = modes(stacks.labels(), shown)
@@ -120,9 +126,12 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         seed=config.seed,
         network=game,
         samplers=game_samplers(game, stacks),
-        evaluations=[Evaluation("mnist_classifier", score)],
-        notices=[discriminator_saturated(), generator_stalled()],
-        previews=[Preview("stacks", "draw", DrawRequest(), every=max(1, config.steps // 3))],
+        evaluations=[
+            Evaluation("classes", seen_classes(look, partial(draw, game), 1000, 1000), watch),
+            Evaluation("mnist_classifier", score),
+        ],
+        notices=[discriminator_saturated(), generator_stalled(), classes_falling(classes=1000)],
+        previews=[Preview("stacks", "draw", DrawRequest(), every=watch)],
         log_every=min(50, config.steps),
         checkpoint_every=max(1, config.steps // 5),
         unit="stacks",
