@@ -100,6 +100,17 @@ runs.carry_on(run_directory.open_run(sys.argv[1]))
 
 
 @pytest.mark.slow
+def test_r3gan_learns_through_its_augmentation(tmp_path):
+    """Slopes, and slopes of slopes, pass the whole pipeline; compiling that takes a minute."""
+    path = ROOT / "experiments" / "cifar10_r3gan.py"
+    run = begin(path, tmp_path / "run", augmented=0.55, pictures=48)
+    runs.carry_on(run)
+    last = json.loads((run.path / "metrics.jsonl").read_text().splitlines()[-1])
+    assert last["discriminator/augmentation_probability"] == pytest.approx(0.55)
+    assert last["generator/gradient_norm"] > 0
+
+
+@pytest.mark.slow
 def test_killed_at_ten_random_moments(tmp_path):
     """`kill -9` at moments drawn anew each time, on one device; then on to the end."""
     path = ROOT / "experiments" / "digits_classifier.py"
