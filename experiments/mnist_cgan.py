@@ -10,8 +10,8 @@ Command: jaxgen train experiments/mnist_cgan.py [--setting gpu]
 
 Hardware and time: one CPU core, 5 minutes.
 
-Expected: 95.9 ± 0.1 % of 10,000 digits are of the class asked for, by the MNIST classifier, and their
-Fréchet distance in its features is 1.6 ± 0.3 (3 seeds). `gpu` has not been run.
+Expected: 95.9 ± 0.1 % of 10,000 digits are of the class asked for, by the MNIST classifier, and
+their Fréchet distance in its features is 1.6 ± 0.3 (3 seeds). `gpu` has not been run.
 """
 
 from __future__ import annotations

@@ -10,8 +10,8 @@ Command: jaxgen train experiments/mnist_dcgan.py [--setting gpu]
 
 Hardware and time: one CPU core, 4 minutes.
 
-Expected: a Fréchet distance of 13.3 in the MNIST classifier's features over 10,000 digits, all ten classes
-(one seed). `gpu` has not been run.
+Expected: a Fréchet distance of 13.3 in the MNIST classifier's features over 10,000 digits, all ten
+classes (one seed). `gpu` has not been run.
 """
 
 from __future__ import annotations

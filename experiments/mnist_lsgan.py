@@ -6,9 +6,10 @@ instead of batch normalization, as in mnist_dcgan.py.
 
 Command: jaxgen train experiments/mnist_lsgan.py [--setting gpu]
 
-Hardware and time: one CPU core, TODO minutes.
+Hardware and time: one CPU core, 4 minutes.
 
-Expected: TODO
+Expected: a Fréchet distance of 14.9 in the MNIST classifier's features over 10,000 digits, all ten
+classes (one seed). `gpu` has not been run.
 """
 
 from __future__ import annotations
