@@ -18,7 +18,7 @@ from jaxgen.training import drawing, experiment_file, run_directory, runs
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
 NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist", "stacked_mnist_": "mnist"}
-ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae", "mnist_lsgan"]
+ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae", "gaussians_gan"]
 
 
 def begin(path, directory, checkpoint_every=3, required=None, **changes):

@@ -86,6 +86,7 @@ def spectrum(sequences):
     return np.square(np.abs(np.fft.rfft(np.asarray(sequences)[..., 0], axis=1))).mean(0) / TIME
 
 
+@pytest.mark.slow
 def test_a_pair_learns_waves():
     generator = RecurrentGenerator(TIME, 1, shared=4, own=1, hidden=16, cell=gru)
     judge = RecurrentDiscriminator(16, cell=gru, each_step=False)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from jaxgen.data.sources import Arrays
 from jaxgen.experiment import Model
@@ -17,6 +18,7 @@ GAME = Game(GENERATOR, GENERATOR, NON_SATURATING, latent=6, classes=2)
 LABEL = jnp.array([0, 1, 1])
 
 
+@pytest.mark.slow
 def test_styles_take_the_priors_place():
     space = style_space(GAME)
     pictures = Arrays({"image": np.zeros((1, 4, 4, 1), np.float32)})
