@@ -33,15 +33,15 @@ def scatter(
     picture = Image.new("RGB", (fine, fine + top), PAPER)
     pen = ImageDraw.Draw(picture, "RGBA")
 
-    def disc(place: np.ndarray, spread: float, **how: object) -> None:
+    def disc(place: np.ndarray, spread: float, fill: tuple[int, ...]) -> None:
         x = (place[0] / reach + 1) / 2 * fine
         y = (1 - place[1] / reach) / 2 * fine + top
-        pen.ellipse((x - spread, y - spread, x + spread, y + spread), **how)  # type: ignore[arg-type]
+        pen.ellipse((x - spread, y - spread, x + spread, y + spread), fill=fill)
 
     for centre in centres:
-        disc(centre, max(radius / reach / 2 * fine, 5.0), fill=RING)
+        disc(centre, max(radius / reach / 2 * fine, 5.0), RING)
     for point in points[np.abs(points).max(1, initial=0) <= reach]:
-        disc(point, fine / 260, fill=(*INK, 90))
+        disc(point, fine / 260, (*INK, 90))
     pen.rectangle((0, 0, fine, top), fill=PAPER)
     font = ImageFont.load_default(size=fine / 20)
     pen.text((fine / 2, top / 2), title, fill=INK, font=font, anchor="mm")

@@ -8,7 +8,7 @@ begun to know its pictures by heart, `ScheduledAugmentation` as often as it is t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import jax
@@ -94,7 +94,7 @@ class AdaptiveAugmentation:
     beginning: the first probability.
     """
 
-    change: Change = Pipeline()  # noqa: RUF009 -- frozen
+    change: Change = field(default_factory=Pipeline)
     target: float = 0.6
     images: int = 500_000
     interval: int = 4
@@ -136,7 +136,7 @@ class ScheduledAugmentation:
     """
 
     schedule: Callable[[Any], Any]
-    change: Change = Pipeline()  # noqa: RUF009 -- frozen
+    change: Change = field(default_factory=Pipeline)
 
     def init(self) -> dict[str, Any]:
         """The pictures seen, in float32: exact up to 2^24, and near enough beyond."""
