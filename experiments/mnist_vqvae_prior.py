@@ -89,17 +89,14 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     _, height, width = jax.eval_shape(vqvae.encode, required["vqvae"].model, blank).shape
     places = height * width
     network = Transformer(
-        codes + 10,
-        config.width,
-        config.layers,
+        codes + 10, config.width, config.layers,
         partial(SelfAttention, heads=config.heads, bias=False, query_key_norm=RMSNorm),
         partial(MLP, hidden=4 * config.width, activation=squared_relu, bias=False),
         RMSNorm,
         positions=partial(PositionEmbedding, places + 1),
-        dropout=config.dropout,
-        unroll=config.layers,
+        dropout=config.dropout, unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
-    )
+    )  # fmt: skip
     prior = language_model(network)
     decoder = transformer_decoder(network, places + 1)
     sampler = code_sampler(decoder, pictures, codes=codes, grid=(height, width), classes=10)
