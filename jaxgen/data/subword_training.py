@@ -11,6 +11,8 @@ from jaxgen.data.special_tokens import BERT_SPECIAL, GPT2_SPECIAL, SpecialTokens
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.errors import UserError
 
+_CONTINUES = "##"  # BERT's prefix of a piece that goes on with a word
+
 
 def train_byte_pairs(
     texts: Iterable[str], vocabulary_size: int, special: SpecialTokens = GPT2_SPECIAL
@@ -56,20 +58,52 @@ def train_word_pieces(
     """
     if special.unk is None:
         raise UserError("word pieces need an unk token for what they can't spell: name one")
-    tokenizer = tokenizers.Tokenizer(models.WordPiece(unk_token=special.unk))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    trainer = trainers.WordPieceTrainer(
-        vocab_size=vocabulary_size, special_tokens=special.texts(), show_progress=False
-    )
-    tokenizer.train_from_iterator(texts, trainer)
-    if tokenizer.get_vocab_size() > vocabulary_size:
+    texts = list(texts)
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    first = [*special.texts(), *_pieces_of_one_character(texts, normalizer)]
+    if vocabulary_size < len(first):
         raise UserError(
-            f"vocabulary_size must be at least {tokenizer.get_vocab_size()}, the texts' "
-            f"characters and special tokens, not {vocabulary_size}"
+            f"vocabulary_size must be at least {len(first)}, the texts' characters and special "
+            f"tokens, not {vocabulary_size}"
         )
+    learner = tokenizers.Tokenizer(models.BPE(continuing_subword_prefix=_CONTINUES))
+    learner.normalizer = normalizer
+    learner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    # The library's own trainer of word pieces numbers characters in an order that chance decides,
+    # and breaks ties by it; numbered by us beforehand, the same texts give the same vocabulary.
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary_size,
+        special_tokens=first,
+        continuing_subword_prefix=_CONTINUES,
+        show_progress=False,
+    )
+    learner.train_from_iterator(texts, trainer)
+    tokenizer = tokenizers.Tokenizer(
+        models.WordPiece(
+            learner.get_vocab(), unk_token=special.unk, continuing_subword_prefix=_CONTINUES
+        )
+    )
+    tokenizer.normalizer = normalizer
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece(prefix=_CONTINUES)
+    tokenizer.add_special_tokens(special.texts())
     return _finished(tokenizer, special)
+
+
+def _pieces_of_one_character(texts: list[str], normalizer: normalizers.Normalizer) -> list[str]:
+    """Every character of the texts, and once more as what goes on with a word if it can."""
+    characters: set[str] = set()
+    for text in texts:
+        characters.update(normalizer.normalize_str(text))
+    begin = sorted(character for character in characters if not character.isspace())
+    words = pre_tokenizers.BertPreTokenizer()
+    # A sign or a Chinese character, written twice, is two words.
+    inside = [
+        character
+        for character in begin
+        if len(words.pre_tokenize_str(normalizer.normalize_str(character * 2))) == 1
+    ]
+    return [*begin, *(_CONTINUES + character for character in inside)]
 
 
 def _finished(tokenizer: tokenizers.Tokenizer, special: SpecialTokens) -> SubwordTokenizer:

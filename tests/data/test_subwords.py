@@ -69,6 +69,17 @@ def test_word_pieces_have_berts_template_and_words():
     assert cased.decode(cased.encode("The")) == "The"
 
 
+def test_the_same_texts_give_the_same_vocabulary():
+    """The library's own trainer of word pieces numbers them differently at each call."""
+    texts = ["many different words, 24 letters: fjord quiz blocks a sphinx; wavy gym 漢字", *CORPUS]
+    for train, size in ((train_byte_pairs, 300), (train_word_pieces, 100)):
+        known = train(texts, size).files()
+        assert all(train(texts, size).files() == known for _ in range(3))
+    pieces = train_word_pieces(texts, 100).tokenizer.get_vocab()
+    assert {"f", "##j", "2", "##4", ",", "漢"} <= pieces.keys()
+    assert not {"##,", "##漢", " "} & pieces.keys()
+
+
 def test_byte_pairs_can_have_berts_template():
     tokenizer = train_byte_pairs(CORPUS, 270, BERT_SPECIAL)
     assert tokenizer.encode("a", special=True).tolist() == [2, *tokenizer.encode("a"), 3]
