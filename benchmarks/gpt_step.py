@@ -20,6 +20,7 @@ from torch.nn.utils import clip_grad_norm_
 from jaxgen.experiment import Context, Update
 from jaxgen.families.autoregressive.likelihood import network_logits, next_token_loss
 from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norm import LayerNorm
 from jaxgen.nn.self_attention import SelfAttention
@@ -43,7 +44,7 @@ def network(layers, heads, width, context):
         attention=partial(SelfAttention, heads=heads, bias=False),
         mlp=partial(MLP, hidden=4 * width, bias=False),
         norm=partial(LayerNorm, bias=False),
-        learned_positions=context,
+        positions=partial(PositionEmbedding, context),
         unroll=layers,
     )
 

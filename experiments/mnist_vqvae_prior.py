@@ -34,6 +34,7 @@ from jaxgen.families.autoregressive import likelihood
 from jaxgen.families.autoregressive.code_sampling import CodeRequest, as_tokens, code_sampler
 from jaxgen.families.autoregressive.decoder import transformer_decoder
 from jaxgen.families.autoregressive.transformer import Transformer, muon_matrices
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, squared_relu
 from jaxgen.nn.norm import RMSNorm
 from jaxgen.nn.self_attention import SelfAttention
@@ -93,7 +94,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         partial(SelfAttention, heads=config.heads, bias=False, query_key_norm=RMSNorm),
         partial(MLP, hidden=4 * config.width, activation=squared_relu, bias=False),
         RMSNorm,
-        learned_positions=places + 1,
+        positions=partial(PositionEmbedding, places + 1),
         dropout=config.dropout,
         unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,

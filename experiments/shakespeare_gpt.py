@@ -29,6 +29,7 @@ from jaxgen.families.autoregressive import likelihood
 from jaxgen.families.autoregressive.decoder import transformer_decoder
 from jaxgen.families.autoregressive.sampling import GenerateRequest, text_sampler
 from jaxgen.families.autoregressive.transformer import Transformer, muon_matrices
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, gelu, squared_relu
 from jaxgen.nn.norm import LayerNorm, RMSNorm
 from jaxgen.nn.rotary import rotary_angles
@@ -107,7 +108,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         tokenizer.vocabulary_size, config.width, config.layers, attention,
         mlp=partial(MLP, 4 * config.width, squared_relu if config.modern else gelu, bias=False),
         norm=RMSNorm if config.modern else partial(LayerNorm, bias=False),
-        learned_positions=None if config.rotary else config.context,
+        positions=None if config.rotary else partial(PositionEmbedding, config.context),
         dropout=config.dropout, unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
     )  # fmt: skip

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from flax.core import meta
 
 from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, GatedMLP, squared_relu
 from jaxgen.nn.norm import LayerNorm, RMSNorm
 from jaxgen.nn.rotary import rotary_angles
@@ -22,7 +23,7 @@ LEARNED = Transformer(
     attention=partial(SelfAttention, heads=4),
     mlp=partial(MLP, hidden=64),
     norm=LayerNorm,
-    learned_positions=CONTEXT,
+    positions=partial(PositionEmbedding, CONTEXT),
 )
 ROTARY = Transformer(
     vocabulary=VOCABULARY,
