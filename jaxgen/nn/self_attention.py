@@ -68,7 +68,8 @@ class SelfAttention(nn.Module):
     scale, soft_cap: how it scores that, as `Scoring` has it; `scale` None is 1/√depth.
     sinks: each head learns the logit of seeing nothing.
     dropout: the probability to drop an attention weight.
-    initializer: of the maps in; `output_initializer`: of the map out.
+    initializer: of the maps in; `query_initializer`: of the queries' where theirs is another;
+        `output_initializer`: of the map out.
     implementation: passed to `attention`.
     """
 
@@ -88,6 +89,7 @@ class SelfAttention(nn.Module):
     sinks: bool = False
     dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
+    query_initializer: Any = None
     output_initializer: Any = nn.initializers.normal(0.02)
     implementation: Implementation | None = None
     dtype: Any = jnp.float32
@@ -164,9 +166,14 @@ class SelfAttention(nn.Module):
     def _projected(self, x: Hidden, groups: int, depth: int) -> tuple[Array, Array, Array]:
         batch, time, width = x.shape
         names = ("embed", "heads", "head_dim")
+        of_queries = self.query_initializer or self.initializer
         layers = [
-            Linear((heads, depth), names, 1, self.bias, self.initializer, self.dtype, name=name)
-            for name, heads in (("query", self.heads), ("key", groups), ("value", groups))
+            Linear((heads, depth), names, 1, self.bias, initializer, self.dtype, name=name)
+            for name, heads, initializer in (
+                ("query", self.heads, of_queries),
+                ("key", groups, self.initializer),
+                ("value", groups, self.initializer),
+            )
         ]
         kernels, biases = zip(*(layer.weights((width,)) for layer in layers), strict=True)
         # One wide product is faster than three. Each group's columns lie together, so that
@@ -190,6 +197,7 @@ class CrossAttention(nn.Module):
     scale: float | None = None
     dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
+    query_initializer: Any = None
     output_initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
 
@@ -208,13 +216,13 @@ class CrossAttention(nn.Module):
         depth = self.depth or _depth(x.shape[-1], self.heads)
         names = ("embed", "heads", "head_dim")
 
-        def map_in(name: str, vectors: Array) -> Array:
+        def map_in(name: str, vectors: Array, initializer: Any = self.initializer) -> Array:
             layer = Linear(
-                (self.heads, depth), names, 1, self.bias, self.initializer, self.dtype, name=name
+                (self.heads, depth), names, 1, self.bias, initializer, self.dtype, name=name
             )
             return layer(vectors)
 
-        query = map_in("query", x)
+        query = map_in("query", x, self.query_initializer or self.initializer)
         kept = cache
         if kept is None:
             kept = KeyValueCache(map_in("key", places.memory), map_in("value", places.memory))

@@ -123,6 +123,11 @@ class Period(nn.Module):
         return x, tuple(caches)
 
 
+def kind_of(block: Callable[..., Block]) -> Any:
+    """The class that a maker of blocks makes."""
+    return block.func if isinstance(block, partial) else block
+
+
 def stacked(
     layers: int,
     block: Callable[..., Block],

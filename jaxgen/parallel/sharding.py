@@ -20,13 +20,16 @@ from jaxgen.errors import UserError
 Rules = Mapping[str, str | None]
 
 # Splitting the width over fsdp and the wide hidden axes over tensor is the layout of
-# Megatron-LM (Shoeybi et al. 2019) on top of ZeRO-3 (Rajbhandari et al. 2020).
+# Megatron-LM (Shoeybi et al. 2019) on top of ZeRO-3 (Rajbhandari et al. 2020). Experts lie on
+# devices that share the batch, as in GShard (Lepikhin et al. 2020): where their number divides,
+# each of fsdp keeps whole experts instead of a part of every expert's width.
 RULES: Rules = {
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",
     "head_dim": None,
     "mlp": "tensor",
+    "experts": "fsdp",
     "channels_in": "fsdp",
     "channels_out": "tensor",
     "layers": None,

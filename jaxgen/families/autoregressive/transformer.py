@@ -31,7 +31,7 @@ from jaxgen.experiment import Path
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import Places
-from jaxgen.nn.transformer_blocks import Block, PreNormBlock, stacked
+from jaxgen.nn.transformer_blocks import Block, PreNormBlock, kind_of, stacked
 
 Tokens = Int[Array, "batch time"]
 Hidden = Float[Array, "batch time width"]
@@ -147,7 +147,7 @@ class Transformer(nn.Module):
         )
         if self.positions is not None:
             self._positions = self.positions(width=self.width, dtype=self.dtype, name="positions")
-        self._ends_with_norm = _kind(self.block) is PreNormBlock
+        self._ends_with_norm = kind_of(self.block) is PreNormBlock
         if self._ends_with_norm:
             self._norm = self.norm(name="norm")
         if not self.tied:
@@ -209,10 +209,6 @@ def with_shared(makers: Any, shared: dict[str, Any]) -> Any:
     if isinstance(makers, tuple):
         return tuple(partial(maker, **shared) for maker in makers)
     return partial(makers, **shared)
-
-
-def _kind(block: Any) -> Any:
-    return block.func if isinstance(block, partial) else block
 
 
 def muon_matrices(path: Path) -> MuonDimensionNumbers | None:
