@@ -18,8 +18,10 @@ import torch_gpt
 from torch.nn.utils import clip_grad_norm_
 
 from jaxgen.experiment import Context, Update
-from jaxgen.families.autoregressive.likelihood import network_logits, next_token_loss
+from jaxgen.families.autoregressive.language_model import language_model
+from jaxgen.families.autoregressive.likelihood import next_token_loss
 from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norm import LayerNorm
 from jaxgen.nn.self_attention import SelfAttention
@@ -43,7 +45,7 @@ def network(layers, heads, width, context):
         attention=partial(SelfAttention, heads=heads, bias=False),
         mlp=partial(MLP, hidden=4 * width, bias=False),
         norm=partial(LayerNorm, bias=False),
-        learned_positions=context,
+        positions=partial(PositionEmbedding, context),
         unroll=layers,
     )
 
@@ -111,7 +113,7 @@ def steps(sizes):
     peer = torch_gpt.adamw(model, rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     params = as_jax(model, heads, lambda parameter: parameter.detach())
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=(batch, context + 1))
-    loss = next_token_loss(network_logits(network(layers, heads, width, context)))
+    loss = next_token_loss(language_model(network(layers, heads, width, context)))
     agree(loss, params, model, heads, tokens)
 
     optimizer = adamw(1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0)

@@ -33,7 +33,9 @@ from jaxgen.experiment import Evaluation, Experiment, Key, Model, Preview, Updat
 from jaxgen.families.autoregressive import likelihood
 from jaxgen.families.autoregressive.code_sampling import CodeRequest, as_tokens, code_sampler
 from jaxgen.families.autoregressive.decoder import transformer_decoder
+from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.transformer import Transformer, muon_matrices
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, squared_relu
 from jaxgen.nn.norm import RMSNorm
 from jaxgen.nn.self_attention import SelfAttention
@@ -87,21 +89,18 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     _, height, width = jax.eval_shape(vqvae.encode, required["vqvae"].model, blank).shape
     places = height * width
     network = Transformer(
-        codes + 10,
-        config.width,
-        config.layers,
+        codes + 10, config.width, config.layers,
         partial(SelfAttention, heads=config.heads, bias=False, query_key_norm=RMSNorm),
         partial(MLP, hidden=4 * config.width, activation=squared_relu, bias=False),
         RMSNorm,
-        learned_positions=places + 1,
-        dropout=config.dropout,
-        unroll=config.layers,
+        positions=partial(PositionEmbedding, places + 1),
+        dropout=config.dropout, unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
-    )
-    logits = likelihood.network_logits(network)
+    )  # fmt: skip
+    prior = language_model(network)
     decoder = transformer_decoder(network, places + 1)
     sampler = code_sampler(decoder, pictures, codes=codes, grid=(height, width), classes=10)
-    nats = likelihood.full_pass(logits, "test", rows=100)
+    nats = likelihood.full_pass(prior, "test", rows=100)
     draw = jax.jit(sampler.sample, static_argnums=2)
 
     def score_codes(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
@@ -129,7 +128,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     optimizer = muon(fast, muon_matrices, adam_learning_rate=adam, weight_decay=decay, clip=1.0)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
-        updates=[Update("prior", likelihood.next_token_loss(logits), optimizer)],
+        updates=[Update("prior", likelihood.next_token_loss(prior), optimizer)],
         data={
             "train": Shuffled(Computed(mnist("train"), tokens), config.batch_size, config.seed),
             "test": Computed(test, tokens, rows=min(500, config.samples)),

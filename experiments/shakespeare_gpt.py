@@ -27,8 +27,10 @@ from jaxgen.data.tokenizers import CharacterTokenizer
 from jaxgen.experiment import Best, Evaluation, Experiment, Preview, Update
 from jaxgen.families.autoregressive import likelihood
 from jaxgen.families.autoregressive.decoder import transformer_decoder
+from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.sampling import GenerateRequest, text_sampler
 from jaxgen.families.autoregressive.transformer import Transformer, muon_matrices
+from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, gelu, squared_relu
 from jaxgen.nn.norm import LayerNorm, RMSNorm
 from jaxgen.nn.rotary import rotary_angles
@@ -107,11 +109,11 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         tokenizer.vocabulary_size, config.width, config.layers, attention,
         mlp=partial(MLP, 4 * config.width, squared_relu if config.modern else gelu, bias=False),
         norm=RMSNorm if config.modern else partial(LayerNorm, bias=False),
-        learned_positions=None if config.rotary else config.context,
+        positions=None if config.rotary else partial(PositionEmbedding, config.context),
         dropout=config.dropout, unroll=config.layers,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
     )  # fmt: skip
-    logits = likelihood.network_logits(network)
+    model = language_model(network)
 
     warmup, peaks = min(100, config.steps // 10), (config.rate, config.muon_rate)
     slow, fast = (warmup_cosine(peak, config.steps, warmup, final=peak / 10) for peak in peaks)
@@ -123,15 +125,15 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     request = GenerateRequest(tokenizer.characters[0], tokens=300)  # a line break, if it knows any
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
-        updates=[Update("gpt", likelihood.next_token_loss(logits), optimizer)],
+        updates=[Update("gpt", likelihood.next_token_loss(model), optimizer)],
         data=Deferred(data),
         steps=config.steps,
         seed=config.seed,
         network=network,
         samplers={"generate": generate},
         evaluations=[
-            Evaluation("validation", likelihood.full_pass(logits, "blocks"), config.evaluate_every),
-            Evaluation("estimate", likelihood.random_estimate(logits, "windows", config.batch)),
+            Evaluation("validation", likelihood.full_pass(model, "blocks"), config.evaluate_every),
+            Evaluation("estimate", likelihood.random_estimate(model, "windows", config.batch)),
         ],
         previews=[Preview("passage", "generate", request, config.evaluate_every)],
         best=Best("validation/nats"),

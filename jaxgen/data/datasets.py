@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -37,7 +38,17 @@ class Entry:
     get: str
 
 
-_EMBEDDED = "nothing to do: it prepares itself when first used"
+@dataclass(frozen=True)
+class Speech:
+    """One of the `speeches`."""
+
+    text: str  # one long line
+    year: int
+    president: str
+    party: str
+
+
+_EMBEDDED = "it prepares itself when first used"
 _SHAKESPEARE_ORDER = ("train", "validation", "test")
 
 # What TFDS's own catalogue says of the sets that the experiments use.
@@ -46,6 +57,7 @@ _KNOWN = {
     "mnist": ("28×28 handwritten digits", 70_000, 22_000_000),
     "cifar10": ("32×32 photographs of ten classes", 60_000, 139_000_000),
     "tiny_shakespeare": ("1,115,394 characters of plays, for language models", 3, 1_115_394),
+    "speeches": ("State of the Union speeches, 1790 to 2021, for language models", 233, 10_784_836),
 }
 
 
@@ -96,9 +108,17 @@ def catalogue(data_dir: Directory = None) -> list[Entry]:
         if name in here:
             description, examples, size = store.describe(here[name])
             what = what or description
-        get = _EMBEDDED if store.own(name) else f"jaxgen datasets prepare {name}"
-        entries.append(Entry(name, what, examples, size, here.get(name), get))
+        entries.append(Entry(name, what, examples, size, here.get(name), _how_to_get(name)))
     return entries
+
+
+def _how_to_get(name: str) -> str:
+    own = store.own(name)
+    if own is None:
+        return f"jaxgen datasets prepare {name}"
+    if own.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
+        return f"nothing to do: {_EMBEDDED}"
+    return f"{own.MANUAL_DOWNLOAD_INSTRUCTIONS} of TFDS_DATA_DIR; then {_EMBEDDED}"
 
 
 def digits(data_dir: Directory = None) -> Arrays:
@@ -155,6 +175,44 @@ def shakespeare_text(data_dir: Directory = None) -> tuple[str, str]:
     text = "".join(parts)
     border = int(len(text) * 0.9)
     return text[:border], text[border:]
+
+
+def speeches(
+    president: str | None = None, data_dir: Directory = None
+) -> tuple[tuple[Speech, ...], tuple[Speech, ...]]:
+    """The State of the Union speeches as (training, held-out), each in the order of history.
+
+    Whole speeches are held out: the third and every eighth after it, 29 of 233, so that each
+    president of two terms is among the held-out ones.
+
+    president: only this one's, of the same two parts, to fine-tune on; as "Theodore Roosevelt".
+    Raises `UserError` for one who gave no speech, or has none in one of the parts.
+    """
+    records = load("speeches", "train", data_dir)
+    spoken = [_speech(record) for record in records.__getitems__(range(len(records)))]
+    names = sorted({speech.president for speech in spoken})
+    if president is not None and president not in names:
+        near = difflib.get_close_matches(president, names, 1) or [", ".join(names)]
+        raise UserError(f"there is no speech of {president}, but of {near[0]}")
+    training, held_out = (
+        tuple(
+            speech
+            for index, speech in enumerate(spoken)
+            if (index % 8 == 2) == held and president in (None, speech.president)
+        )
+        for held in (False, True)
+    )
+    if not training or not held_out:
+        raise UserError(
+            f"of the speeches of {president or 'all presidents'} {len(training)} are to train on "
+            f"and {len(held_out)} held out: choose one with some of both"
+        )
+    return training, held_out
+
+
+def _speech(record: Mapping[str, Any]) -> Speech:
+    text, president, party = (record[name].decode() for name in ("text", "president", "party"))
+    return Speech(text, int(record["year"]), president, party)
 
 
 def _whole_text(name: str, split: str, data_dir: Directory) -> str:

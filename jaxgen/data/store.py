@@ -1,7 +1,8 @@
 """Where prepared TFDS data sets lie, and how they get there.
 
 Reading needs no TensorFlow; preparing one that TFDS itself brings does, once. Our own builders
-never do, and prepare themselves where they are first used.
+never do, and prepare themselves where they are first used; one whose files a user has to fetch
+reads them in TFDS's place for such, downloads/manual.
 """
 
 from __future__ import annotations
@@ -25,10 +26,11 @@ import tensorflow_datasets as tfds
 from etils import epath
 
 from jaxgen.data.builders.digits import Digits
+from jaxgen.data.builders.speeches import Speeches
 from jaxgen.errors import UserError
 
 Builder = type[tfds.core.GeneratorBasedBuilder]
-OWN: tuple[Builder, ...] = (Digits,)
+OWN: tuple[Builder, ...] = (Digits, Speeches)
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -98,8 +100,9 @@ def prepare_own(builder: Builder, data_dir: epath.PathLike | None = None) -> epa
     """Prepares one of our own, silently, in the first directory that can be written.
 
     Several processes may do so at once: each prepares its own copy, and the first one renames
-    it into place.
+    it into place. UserError where it can be written nowhere, or its files haven't been fetched.
     """
+    manual = _fetched_by_hand(builder, data_dir)
     reasons = []
     for directory in directories(data_dir):
         if "://" in os.fspath(directory):
@@ -119,7 +122,9 @@ def prepare_own(builder: Builder, data_dir: epath.PathLike | None = None) -> epa
             silence = io.StringIO()
             with contextlib.redirect_stdout(silence), contextlib.redirect_stderr(silence):
                 made = builder(data_dir=scratch, file_format="array_record")
-                made.download_and_prepare()
+                made.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(manual_dir=manual)
+                )
             target.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.rename(made.data_dir, target)
@@ -178,6 +183,20 @@ def prepare_tfds(name: str, data_dir: epath.PathLike | None = None) -> epath.Pat
             f"and the space there, or point TFDS_DATA_DIR at a directory where it is prepared"
         ) from error
     return epath.Path(builder.data_dir)
+
+
+def _fetched_by_hand(builder: Builder, data_dir: epath.PathLike | None) -> epath.Path | None:
+    """The folder downloads/manual with a builder's files; None where it needs none."""
+    if builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
+        return None
+    for directory in directories(data_dir):
+        manual = directory / "downloads" / "manual"
+        if (manual / builder.name).is_dir():
+            return manual
+    raise UserError(
+        f"the data set {builder.name} is made of files that you fetch once: "
+        f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} of {directories(data_dir)[0]}"
+    )
 
 
 def _write_protected(directory: Path) -> bool:

@@ -1,18 +1,17 @@
-"""Text to token arrays and back: characters, bytes, byte-level byte-pair encoding."""
+"""Text to token arrays and back: characters, bytes; `subwords.py` has larger units."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-import tokenizers
-from etils import epath
 from jaxtyping import Int32, Integer
 
 from jaxgen.errors import UserError
+
+_AT_ONCE = 1 << 22  # tokens
 
 
 @runtime_checkable
@@ -92,7 +91,7 @@ class CharacterTokenizer:
 
     def decode(self, tokens: Integer[np.ndarray, "size"]) -> str:
         """The text of some tokens."""
-        _check_range(tokens, self.vocabulary_size)
+        check_range(tokens, self.vocabulary_size)
         points = _code_points(self.characters)[np.asarray(tokens, np.int64)]
         return points.tobytes().decode("utf-32-le", "surrogatepass")
 
@@ -108,98 +107,44 @@ class ByteTokenizer:
 
     def encode(self, text: str) -> Int32[np.ndarray, "size"]:
         """The bytes of a text."""
-        return np.frombuffer(_utf8(text), np.uint8).astype(np.int32)
+        return np.frombuffer(utf8(text), np.uint8).astype(np.int32)
 
     def decode(self, tokens: Integer[np.ndarray, "size"]) -> str:
         """The text of some bytes; what is no UTF-8, as a cut character, becomes U+FFFD."""
-        _check_range(tokens, 256)
+        check_range(tokens, 256)
         return np.asarray(tokens).astype(np.uint8).tobytes().decode("utf-8", "replace")
 
 
-@dataclass(frozen=True)
-class BytePairTokenizer:
-    """Byte-level byte-pair encoding (Radford et al., 2019, GPT-2), by Hugging Face `tokenizers`.
+def checked(
+    tokens: Integer[np.ndarray, "*shape"], vocabulary_size: int, source: str
+) -> Integer[np.ndarray, "*shape"]:
+    """The same tokens; `UserError` names the first that the vocabulary lacks, and its place.
 
-    tokenizer: any `tokenizers.Tokenizer`; one that `train` made decodes to exactly what it
-        encoded, whatever the text.
+    tokens: any integer type, a memory map included, of which little is held at once.
+    source: what they come from, such as a file's name.
     """
-
-    tokenizer: tokenizers.Tokenizer
-
-    @classmethod
-    def train(
-        cls, texts: Iterable[str], vocabulary_size: int, special_tokens: tuple[str, ...] = ()
-    ) -> BytePairTokenizer:
-        """Learns merges from `texts`, up to `vocabulary_size` tokens in all.
-
-        special_tokens: such as "<|endoftext|>", never split; they come first in the vocabulary.
-        """
-        smallest = 256 + len(special_tokens)
-        if vocabulary_size < smallest:
+    flat = tokens.reshape(-1)
+    if np.iinfo(flat.dtype).min == 0 and np.iinfo(flat.dtype).max < vocabulary_size:
+        return tokens  # no such token can be written
+    for start in range(0, flat.size, _AT_ONCE):
+        part = np.asarray(flat[start : start + _AT_ONCE])
+        wrong = (part < 0) | (part >= vocabulary_size)
+        if wrong.any():
+            place = int(wrong.argmax())
             raise UserError(
-                f"vocabulary_size must be at least {smallest}, the bytes and special tokens, "
-                f"not {vocabulary_size}"
+                f"{source} has the token {part[place]} at place {start + place}, but the "
+                f"vocabulary's tokens are 0 .. {vocabulary_size - 1}: tokenize it with the "
+                f"model's own tokenizer"
             )
-        tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
-        tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-        tokenizer.decoder = tokenizers.decoders.ByteLevel()
-        trainer = tokenizers.trainers.BpeTrainer(
-            vocab_size=vocabulary_size,
-            special_tokens=list(special_tokens),
-            initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        )
-        tokenizer.train_from_iterator(texts, trainer)
-        return cls(tokenizer)
-
-    @classmethod
-    def from_file(cls, path: epath.PathLike) -> BytePairTokenizer:
-        """Reads a `tokenizer.json` of Hugging Face's format."""
-        file = epath.Path(path)
-        if not file.exists():
-            raise UserError(f"the tokenizer {path} doesn't exist: give a tokenizer.json")
-        try:
-            return cls.from_bytes(file.read_bytes())
-        except UserError as error:
-            raise UserError(f"{path} can't be used: {error}") from error
-
-    @classmethod
-    def from_bytes(cls, content: bytes) -> BytePairTokenizer:
-        """The content of a `tokenizer.json`; UserError where it is something else."""
-        try:
-            return cls(tokenizers.Tokenizer.from_buffer(content))
-        except Exception as error:  # the Rust side raises Exception itself
-            raise UserError(f"this is no tokenizer.json of Hugging Face's: {error}") from error
-
-    def to_bytes(self) -> bytes:
-        """The content of a `tokenizer.json`, which Hugging Face's libraries read too."""
-        return self.tokenizer.to_str().encode()
-
-    def save(self, path: epath.PathLike) -> None:
-        """Writes a `tokenizer.json` that `from_file`, and Hugging Face's libraries, read."""
-        epath.Path(path).write_bytes(self.to_bytes())
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Tokens are 0 .. vocabulary_size - 1, special ones included."""
-        return self.tokenizer.get_vocab_size()
-
-    def encode(self, text: str) -> Int32[np.ndarray, "size"]:
-        """The tokens of a text, with no start or end added."""
-        _utf8(text)
-        return np.array(self.tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
-
-    def decode(self, tokens: Integer[np.ndarray, "size"]) -> str:
-        """The text of some tokens, special ones written out."""
-        _check_range(tokens, self.vocabulary_size)
-        return self.tokenizer.decode(np.asarray(tokens).tolist(), skip_special_tokens=False)
+    return tokens
 
 
 def _code_points(text: str) -> np.ndarray:
     return np.frombuffer(text.encode("utf-32-le", "surrogatepass"), "<u4")
 
 
-def _utf8(text: str) -> bytes:
+def utf8(text: str) -> bytes:
+    """A text's bytes; `UserError` where it can't have any."""
     try:
         return text.encode()
     except UnicodeEncodeError as error:
@@ -209,7 +154,8 @@ def _utf8(text: str) -> bytes:
         ) from error
 
 
-def _check_range(tokens: np.ndarray, vocabulary_size: int) -> None:
+def check_range(tokens: np.ndarray, vocabulary_size: int) -> None:
+    """Raises `UserError` for tokens that no vocabulary of that size has."""
     tokens = np.asarray(tokens)
     if tokens.size and not 0 <= tokens.min() <= tokens.max() < vocabulary_size:
         raise UserError(

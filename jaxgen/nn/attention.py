@@ -11,7 +11,7 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn.attention_kernels import (
@@ -25,6 +25,7 @@ from jaxgen.nn.visibility import (
     Keys,
     Query,
     Result,
+    Scoring,
     Segments,
     Values,
     Visibility,
@@ -43,10 +44,15 @@ def attention(
     value: Values,
     *,
     causal: bool = False,
+    window: int | None = None,
+    sink_tokens: int = 0,
     offset: int | Int[Array, ""] | Int[Array, "batch"] = 0,
     mask: Bool[Array, "rows planes time positions"] | None = None,
     segments: Segments | None = None,
     scale: float | None = None,
+    soft_cap: float | None = None,
+    bias: Float[Array, "rows heads time positions"] | None = None,
+    sinks: Float[Array, "heads"] | None = None,
     dropout: float = 0.0,
     dropout_key: Array | None = None,
     implementation: Implementation | None = None,
@@ -54,44 +60,49 @@ def attention(
     """Softmax attention, in float32 inside whatever the dtype of its arguments.
 
     `heads` must be a multiple of `groups`: consecutive query heads share a key and value head.
-    `scale` is 1/√depth unless given. The other arguments are those of `Visibility`. A query that
-    sees nothing gets zeros.
+    `scale` is 1/√depth unless given. The other arguments are those of `Visibility` and `Scoring`. A
+    query that sees nothing gets zeros.
 
     Args:
         implementation: `xla_attention`, `cudnn_attention`, `splash_attention` or one of your own;
             None takes what is fastest on the platform that this is traced for.
 
     Raises:
-        UserError: for heads that the groups don't divide, dropout without a key, or a given
-            implementation that can't do what is asked.
+        UserError: for heads that the groups don't divide, a window that holds nothing, dropout
+            without a key, or a given implementation that can't do what is asked.
     """
     heads, groups = query.shape[2], key.shape[2]
     if heads % groups:
         raise UserError(f"{heads} query heads don't share {groups} key heads evenly.")
     if dropout > 0 and dropout_key is None:
         raise UserError("Attention dropout needs a key: pass dropout_key.")
-    visibility = Visibility(causal, offset, mask, segments, dropout, dropout_key)
-    if implementation is None:
-        implementation = _fastest(query, key, visibility)
+    if window is not None and window < 1:
+        raise UserError(f"An attention window of {window} sees nothing: give at least 1, or None.")
+    visibility = Visibility(
+        causal, window, sink_tokens, offset, mask, segments, dropout, dropout_key
+    )
     scale = query.shape[-1] ** -0.5 if scale is None else scale
-    return implementation(query, key, value, visibility, scale).astype(query.dtype)
+    scoring = Scoring(scale, soft_cap, bias, sinks)
+    if implementation is None:
+        implementation = _fastest(query, key, visibility, scoring)
+    return implementation(query, key, value, visibility, scoring).astype(query.dtype)
 
 
-def _fastest(query: Query, key: Keys, visibility: Visibility) -> Implementation:
+def _fastest(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) -> Implementation:
     # Chosen while tracing and not by jax.lax.platform_dependent: differentiating that one keeps
     # every branch's residuals, so a TPU would hold the scores that splash attention is there to
     # avoid. The mesh comes first because it may describe devices that this host doesn't have.
     device = jax.sharding.get_abstract_mesh().abstract_device
     platform = jax.default_backend() if device is None else device.platform
-    if platform == "tpu" and not splash_refuses(query, key, visibility):
+    if platform == "tpu" and not splash_refuses(query, key, visibility, scoring):
         return splash_attention
-    if platform in ("gpu", "cuda") and not cudnn_refuses(query, key, visibility):
+    if platform in ("gpu", "cuda") and not cudnn_refuses(query, key, visibility, scoring):
         return cudnn_attention
     return xla_attention
 
 
 def xla_attention(
-    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+    query: Query, key: Keys, value: Values, visibility: Visibility, scoring: Scoring
 ) -> Result:
     """Plain XLA, for any platform, shape and mask; laid out for fast gradients on CPUs."""
     time, positions = query.shape[1], key.shape[1]
@@ -102,12 +113,14 @@ def xla_attention(
         and visibility.from_the_start
         and visibility.mask is None
         and visibility.segments is None
+        and visibility.window is None
+        and scoring.bias is None
         and time == positions
         and time >= 128
         and time % 2 == 0
     )
     if not halves:
-        return _xla_block(query, key, value, visibility, scale)
+        return _xla_block(query, key, value, visibility, scoring)
     half = time // 2
     keys = [visibility.dropout_key] * 2
     if visibility.dropout > 0:
@@ -116,35 +129,48 @@ def xla_attention(
     second = dataclasses.replace(visibility, offset=half, dropout_key=keys[1])
     return jnp.concatenate(
         [
-            _xla_block(query[:, :half], key[:, :half], value[:, :half], first, scale),
-            _xla_block(query[:, half:], key, value, second, scale),
+            _xla_block(query[:, :half], key[:, :half], value[:, :half], first, scoring),
+            _xla_block(query[:, half:], key, value, second, scoring),
         ],
         axis=1,
     )
 
 
 def _xla_block(
-    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+    query: Query, key: Keys, value: Values, visibility: Visibility, scoring: Scoring
 ) -> Result:
     batch, time, heads, depth = query.shape
     positions, groups = key.shape[1:3]
     share = heads // groups
     # Batch and heads as one leading axis makes every product a plain batched matrix product,
     # here and in the gradient; query heads that share a key head are more rows of one product.
-    q = (query * jnp.asarray(scale, query.dtype)).transpose(0, 2, 1, 3)
+    q = (query * jnp.asarray(scoring.scale, query.dtype)).transpose(0, 2, 1, 3)
     q = q.reshape(batch * groups, share * time, depth)
     k = key.transpose(0, 2, 1, 3).reshape(batch * groups, positions, depth)
     v = value.transpose(0, 2, 1, 3).reshape(batch * groups, positions, value.shape[-1])
 
     scores = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32)
     shape = (batch, heads, time, positions)
+    if scoring.soft_cap is not None:
+        scores = scoring.soft_cap * jnp.tanh(scores / scoring.soft_cap)
+    if scoring.bias is not None:
+        scores = (scores.reshape(shape) + scoring.bias.astype(jnp.float32)).reshape(scores.shape)
     mask = visible(visibility, time, positions)
     if mask is not None:
         scores = jnp.where(mask, scores.reshape(shape), _HIDDEN).reshape(scores.shape)
-    highest = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    highest = scores.max(-1, keepdims=True)
+    sinks = None
+    if scoring.sinks is not None:
+        sinks = jnp.broadcast_to(
+            scoring.sinks.astype(jnp.float32)[None, :, None, None], (batch, heads, time, 1)
+        ).reshape(highest.shape)
+        highest = jnp.maximum(highest, sinks)
     # Where all is hidden this makes every weight exp(-5e29) = 0, not exp(0).
-    weights = jnp.exp(scores - jnp.maximum(highest, _HIDDEN / 2))
+    highest = jnp.maximum(jax.lax.stop_gradient(highest), _HIDDEN / 2)
+    weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
+    if sinks is not None:
+        total = total + jnp.exp(sinks - highest)
     if visibility.dropout > 0:
         keep = jax.random.bernoulli(visibility.dropout_key, 1 - visibility.dropout, weights.shape)
         weights = jnp.where(keep, weights / (1 - visibility.dropout), 0)

@@ -13,11 +13,11 @@ import jax
 import jax.numpy as jnp
 
 from jaxgen.errors import UserError
-from jaxgen.nn.visibility import Keys, Query, Result, Values, Visibility, visible
+from jaxgen.nn.visibility import Keys, Query, Result, Scoring, Values, Visibility, visible
 from jaxgen.parallel.sharding import BATCH_AXES, RULES
 
 
-def cudnn_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None:
+def cudnn_refuses(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) -> str | None:
     """Why cuDNN's flash attention can't be used here, or None if it can."""
     if query.dtype not in (jnp.bfloat16, jnp.float16):
         return f"cuDNN attention takes bfloat16 or float16, not {query.dtype}."
@@ -27,6 +27,8 @@ def cudnn_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None
         return f"cuDNN attention takes even lengths, not {query.shape[1]} by {key.shape[1]}."
     if visibility.dropout > 0:
         return "cuDNN attention is used here without dropout on the weights."
+    if scoring.soft_cap is not None or scoring.sinks is not None:
+        return "cuDNN attention knows no soft cap and no sinks."
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
     if not capability[:1].isdigit() or float(capability) < 8:
         return "cuDNN attention needs an NVIDIA GPU of compute capability 8.0 or higher."
@@ -34,24 +36,37 @@ def cudnn_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None
 
 
 def cudnn_attention(
-    query: Query, key: Keys, value: Values, visibility: Visibility, scale: float
+    query: Query, key: Keys, value: Values, visibility: Visibility, scoring: Scoring
 ) -> Result:
     """cuDNN's flash attention, by `jax.nn.dot_product_attention`."""
-    if refusal := cudnn_refuses(query, key, visibility):
+    if refusal := cudnn_refuses(query, key, visibility, scoring):
         raise UserError(refusal)
-    # A causal mask that begins at key 0 is the kernel's own, and skips what it hides.
+    # A causal mask that begins at key 0 is the kernel's own, and skips what it hides; so is a
+    # causal window without sink tokens.
     own = visibility.causal and visibility.from_the_start
-    rest = dataclasses.replace(visibility, causal=visibility.causal and not own)
-    mask = visible(rest, query.shape[1], key.shape[1])
+    window = visibility.window if own and not visibility.sink_tokens else None
+    rest = dataclasses.replace(
+        visibility,
+        causal=visibility.causal and not own,
+        window=None if window is not None else visibility.window,
+    )
     return jax.nn.dot_product_attention(
-        query, key, value, mask=mask, scale=scale, is_causal=own, implementation="cudnn"
+        query,
+        key,
+        value,
+        bias=scoring.bias,
+        mask=visible(rest, query.shape[1], key.shape[1]),
+        scale=scoring.scale,
+        is_causal=own,
+        local_window_size=None if window is None else (window - 1, 0),
+        implementation="cudnn",
     )
 
 
 _LANES = 128
 
 
-def splash_refuses(query: Query, key: Keys, visibility: Visibility) -> str | None:
+def splash_refuses(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) -> str | None:
     """Why splash attention can't be used here, or None if it can."""
     if query.shape[1] % _LANES or key.shape[1] % _LANES:
         return (
@@ -59,8 +74,12 @@ def splash_refuses(query: Query, key: Keys, visibility: Visibility) -> str | Non
             f"not {query.shape[1]} by {key.shape[1]}."
         )
     if visibility.mask is not None:
-        return "Splash attention takes causal and segment masks, not an array."
-    if visibility.causal and not isinstance(visibility.offset, int):
+        return "Splash attention takes causal, window and segment masks, not an array."
+    if visibility.window is not None and visibility.sink_tokens:
+        return "Splash attention knows no sink tokens outside its window."
+    if scoring.bias is not None or scoring.sinks is not None:
+        return "Splash attention is used here without biases and sinks."
+    if (visibility.causal or visibility.window) and not isinstance(visibility.offset, int):
         return "Splash attention takes an offset that is known while tracing."
     if visibility.dropout > 0:
         return "Splash attention knows no dropout on the weights."
@@ -72,7 +91,7 @@ def splash_attention(
     key: Keys,
     value: Values,
     visibility: Visibility,
-    scale: float,
+    scoring: Scoring,
     interpret: bool = False,
 ) -> Result:
     """The TPU kernel that never holds the scores and skips what a causal mask hides.
@@ -81,7 +100,7 @@ def splash_attention(
     kernel by itself, so each device runs it on its own rows and heads. `interpret` runs it on any
     platform, slowly, to test it.
     """
-    if refusal := splash_refuses(query, key, visibility):
+    if refusal := splash_refuses(query, key, visibility, scoring):
         raise UserError(refusal)
     # Imported here because it takes a second and only a TPU needs it.
     from jax.experimental.pallas.ops.tpu.splash_attention import splash_attention_kernel as kernel
@@ -90,11 +109,15 @@ def splash_attention(
     def local(query: Query, key: Keys, value: Values, segments: Any) -> Result:
         time, heads = query.shape[1:3]
         positions = key.shape[1]
-        one = (
-            masks.CausalMask((time, positions), offset=visibility.offset)
-            if visibility.causal
-            else masks.FullMask((time, positions))
-        )
+        shape, window = (time, positions), visibility.window
+        one: Any
+        if window is not None:
+            after = 0 if visibility.causal else window - 1
+            one = masks.LocalMask(shape, (window - 1, after), offset=visibility.offset)
+        elif visibility.causal:
+            one = masks.CausalMask(shape, offset=visibility.offset)
+        else:
+            one = masks.FullMask(shape)
         rows, columns = (_block(length) for length in (time, positions))
         run = kernel.make_splash_mha(
             masks.MultiHeadMask([one] * heads),
@@ -110,10 +133,11 @@ def splash_attention(
             ),
             head_shards=1,
             q_seq_shards=1,
+            attn_logits_soft_cap=scoring.soft_cap,
             interpret=interpret,
         )
         ids = None if segments is None else kernel.SegmentIds(*segments)
-        heads_first = [x.transpose(0, 2, 1, 3) for x in (query * scale, key, value)]
+        heads_first = [x.transpose(0, 2, 1, 3) for x in (query * scoring.scale, key, value)]
         return jax.vmap(run)(*heads_first, ids).transpose(0, 2, 1, 3)
 
     mesh = jax.sharding.get_abstract_mesh()

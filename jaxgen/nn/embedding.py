@@ -1,4 +1,4 @@
-"""Tables of learned vectors: one a token, one a position."""
+"""A vector for each token and each position: learned tables, and sinusoids."""
 
 from __future__ import annotations
 
@@ -61,6 +61,20 @@ class PositionEmbedding(nn.Module):
             jnp.float32,
         )
         return looked_up(table.astype(self.dtype), positions)
+
+
+class SinusoidalPositions(nn.Module):
+    """Sines and cosines of wavelengths from 2π to 10000·2π (Vaswani et al. 2017, section 3.5)."""
+
+    width: int
+    dtype: Any = jnp.float32
+
+    def __call__(self, positions: Int[Array, "rows time"]) -> Float[Array, "rows time width"]:
+        """The positions' vectors, a sine and its cosine side by side."""
+        wavelengths = 10000.0 ** (jnp.arange(0, self.width, 2) / self.width)
+        angles = positions[:, :, None].astype(jnp.float32) / wavelengths[None, None, :]
+        pairs = jnp.stack([jnp.sin(angles), jnp.cos(angles)], axis=-1)
+        return pairs.reshape(*positions.shape, -1)[..., : self.width].astype(self.dtype)
 
 
 _FEW_ROWS = 4096

@@ -36,7 +36,27 @@ class Linear(nn.Module):
         y = jnp.dot(x.astype(self.dtype).reshape(-1, size), kernel.reshape(size, made))
         if bias is not None:
             y = y + bias.reshape(1, made)
-        return y.reshape(*rows, *self.outputs)
+        y = y.reshape(*rows, *self.outputs)
+        adapted = self.adaptation(x)
+        return y if adapted is None else y + adapted
+
+    def adaptation(
+        self, x: Float[Array, "*rows_and_inputs"]
+    ) -> Float[Array, "*rows_and_outputs"] | None:
+        """What the low-rank adapter beside the kernel adds to y, or None where there is none.
+
+        ((x·A)·B)·scale (Hu et al. 2022, equation 3); `low_rank.py` puts adapters in.
+        """
+        if not self.has_variable("params", "lora_a"):
+            return None
+        rows, taken = x.shape[: -self.inputs], x.shape[-self.inputs :]
+        into, out_of, scale = (
+            jnp.asarray(self.get_variable("params", name), self.dtype)
+            for name in ("lora_a", "lora_b", "lora_scale")
+        )
+        rank = into.shape[-1]
+        low = jnp.dot(x.astype(self.dtype).reshape(-1, math.prod(taken)), into.reshape(-1, rank))
+        return (scale * jnp.dot(low, out_of.reshape(rank, -1))).reshape(*rows, *self.outputs)
 
     @nn.compact
     def weights(self, taken: tuple[int, ...]) -> tuple[Array, Array | None]:

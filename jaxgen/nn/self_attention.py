@@ -1,4 +1,4 @@
-"""Causal self-attention as a layer, with its key-value cache handed in and out."""
+"""Self-attention and cross-attention as layers, with their key-value caches handed in and out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen.errors import UserError
 from jaxgen.nn.attention import attention
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.position_bias import PositionBias
 from jaxgen.nn.rotary import Angles, rotate
 from jaxgen.nn.visibility import Implementation
+
+Hidden = Float[Array, "batch time width"]
 
 
 @flax.struct.dataclass
@@ -27,30 +31,45 @@ class KeyValueCache:
 
 @flax.struct.dataclass
 class Places:
-    """Where the vectors of one call stand; the same for all layers.
+    """Where the vectors of one call stand, and what stands beside them; the same for all layers.
 
     positions: each vector's place in its own text, (1 or batch, time).
-    segments: vectors of unequal segments don't see each other (packed texts), (batch, time).
+    segments: vectors of unequal segments don't see each other (packed texts, padding), as (batch,
+        time).
     offset: the place in the cache of each row's first vector, (batch,); the cache holds those
         before it. None: the call begins at place 0 and reads no cache.
     capacity: makes a new cache with so many places, and writes the vectors in from place 0.
+    bias: added to the scores of self-attention, (1 or batch, heads, time, positions).
+    memory: what cross-attention looks at, (batch, sources, width); not needed where a cache holds
+        its keys and values.
+    memory_segments: which of it, as `segments` for both sides: (batch, time), (batch, sources).
     """
 
     positions: Any
     segments: Any = None
     offset: Any = None
     capacity: int | None = flax.struct.field(pytree_node=False, default=None)
+    bias: Any = None
+    memory: Any = None
+    memory_segments: Any = None
 
 
 class SelfAttention(nn.Module):
-    """Multi-head causal self-attention (Vaswani et al. 2017).
+    """Multi-head self-attention (Vaswani et al. 2017).
 
     heads: query heads; each has width/heads numbers unless `depth` is given.
-    groups: key and value heads, a divisor of `heads`; None has as many.
+    groups: key and value heads, a divisor of `heads`; None has as many, 1 is multi-query attention.
+    bias, output_bias: whether the maps have one; `output_bias` None is as `bias`.
     query_key_norm: makes the normalization of queries and keys over their depth (Henry et al.
         2020, Dehghani et al. 2023), or None.
     rotary: angles from positions and depth, as `rotary_angles` makes them, or None.
+    position_bias: adds to the scores by distance, as `alibi`, or None.
+    causal, window, sink_tokens: what each position sees, as `Visibility` has it.
+    scale, soft_cap: how it scores that, as `Scoring` has it; `scale` None is 1/√depth.
+    sinks: each head learns the logit of seeing nothing.
     dropout: the probability to drop an attention weight.
+    initializer: of the maps in; `query_initializer`: of the queries' where theirs is another;
+        `output_initializer`: of the map out.
     implementation: passed to `attention`.
     """
 
@@ -58,10 +77,19 @@ class SelfAttention(nn.Module):
     groups: int | None = None
     depth: int | None = None
     bias: bool = True
+    output_bias: bool | None = None
     query_key_norm: Callable[..., nn.Module] | None = None
     rotary: Callable[[Array, int], Angles] | None = None
+    position_bias: PositionBias | None = None
+    causal: bool = True
+    window: int | None = None
+    sink_tokens: int = 0
+    scale: float | None = None
+    soft_cap: float | None = None
+    sinks: bool = False
     dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
+    query_initializer: Any = None
     output_initializer: Any = nn.initializers.normal(0.02)
     implementation: Implementation | None = None
     dtype: Any = jnp.float32
@@ -69,21 +97,23 @@ class SelfAttention(nn.Module):
     @nn.compact
     def __call__(
         self,
-        x: Float[Array, "batch time width"],
+        x: Hidden,
         places: Places,
         cache: KeyValueCache | None = None,
         deterministic: bool = True,
-    ) -> tuple[Float[Array, "batch time width"], KeyValueCache | None]:
-        """Lets each position look at itself and those before it.
+    ) -> tuple[Hidden, KeyValueCache | None]:
+        """Lets each position look at those that it sees.
 
         Args:
             places: where the vectors stand.
             cache: returned with the keys and values of `x` written in.
             deterministic: switches dropout off.
+
+        Raises:
+            UserError: if the heads don't divide the width, and no depth is given.
         """
-        depth = self.depth or x.shape[-1] // self.heads
-        groups = self.groups or self.heads
-        query, key, value = self._projected(x, groups, depth)
+        depth = self.depth or _depth(x.shape[-1], self.heads)
+        query, key, value = self._projected(x, self.groups or self.heads, depth)
         if self.query_key_norm is not None:
             query = self.query_key_norm(name="query_norm")(query)
             key = self.query_key_norm(name="key_norm")(key)
@@ -101,32 +131,49 @@ class SelfAttention(nn.Module):
             query,
             key,
             value,
-            causal=True,
+            causal=self.causal,
+            window=self.window,
+            sink_tokens=self.sink_tokens,
             offset=0 if places.offset is None else places.offset,
             segments=None if places.segments is None else (places.segments, places.segments),
+            scale=self.scale,
+            soft_cap=self.soft_cap,
+            bias=self._bias(places, x.shape[1], key.shape[1]),
+            sinks=self._sinks(),
             dropout=dropout,
             dropout_key=self.make_rng("dropout") if dropout > 0 else None,
             implementation=self.implementation,
         )
-        out = Linear(
-            (x.shape[-1],),
-            ("heads", "head_dim", "embed"),
-            2,
-            self.bias,
-            self.output_initializer,
-            self.dtype,
-            name="out",
-        )(out)
+        output_bias = self.bias if self.output_bias is None else self.output_bias
+        out = _output(x.shape[-1], output_bias, self.output_initializer, self.dtype)(out)
         return out, cache
 
-    def _projected(
-        self, x: Float[Array, "batch time width"], groups: int, depth: int
-    ) -> tuple[Array, Array, Array]:
+    def _bias(self, places: Places, time: int, positions: int) -> Array | None:
+        bias = places.bias
+        if self.position_bias is not None:
+            queries, keys = indices(places, time, positions)
+            own = self.position_bias(queries, keys, self.heads)
+            bias = own if bias is None else bias + own
+        return bias
+
+    def _sinks(self) -> Array | None:
+        if not self.sinks:
+            return None
+        named = nn.with_logical_partitioning(nn.initializers.zeros, ("heads",))
+        sinks: Any = self.param("sinks", named, (self.heads,), jnp.float32)
+        return sinks
+
+    def _projected(self, x: Hidden, groups: int, depth: int) -> tuple[Array, Array, Array]:
         batch, time, width = x.shape
         names = ("embed", "heads", "head_dim")
+        of_queries = self.query_initializer or self.initializer
         layers = [
-            Linear((heads, depth), names, 1, self.bias, self.initializer, self.dtype, name=name)
-            for name, heads in (("query", self.heads), ("key", groups), ("value", groups))
+            Linear((heads, depth), names, 1, self.bias, initializer, self.dtype, name=name)
+            for name, heads, initializer in (
+                ("query", self.heads, of_queries),
+                ("key", groups, self.initializer),
+                ("value", groups, self.initializer),
+            )
         ]
         kernels, biases = zip(*(layer.weights((width,)) for layer in layers), strict=True)
         # One wide product is faster than three. Each group's columns lie together, so that
@@ -139,6 +186,80 @@ class SelfAttention(nn.Module):
             y = y + bias
         query, key, value = jnp.split(y, [y.shape[-1] - 2 * depth, y.shape[-1] - depth], axis=3)
         return query.reshape(batch, time, self.heads, depth), key, value
+
+
+class CrossAttention(nn.Module):
+    """Attention of one text's positions to another's: the fields are those of `SelfAttention`."""
+
+    heads: int
+    depth: int | None = None
+    bias: bool = True
+    scale: float | None = None
+    dropout: float = 0.0
+    initializer: Any = nn.initializers.normal(0.02)
+    query_initializer: Any = None
+    output_initializer: Any = nn.initializers.normal(0.02)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Hidden,
+        places: Places,
+        cache: KeyValueCache | None = None,
+        deterministic: bool = True,
+    ) -> tuple[Hidden, KeyValueCache | None]:
+        """Lets each position look at `places.memory`, or at what `cache` kept of it.
+
+        With `places.capacity`, the memory's keys and values are returned, to be kept.
+        """
+        depth = self.depth or _depth(x.shape[-1], self.heads)
+        names = ("embed", "heads", "head_dim")
+
+        def map_in(name: str, vectors: Array, initializer: Any = self.initializer) -> Array:
+            layer = Linear(
+                (self.heads, depth), names, 1, self.bias, initializer, self.dtype, name=name
+            )
+            return layer(vectors)
+
+        query = map_in("query", x, self.query_initializer or self.initializer)
+        kept = cache
+        if kept is None:
+            kept = KeyValueCache(map_in("key", places.memory), map_in("value", places.memory))
+        dropout = 0.0 if deterministic else self.dropout
+        out = attention(
+            query,
+            kept.key,
+            kept.value,
+            segments=places.memory_segments,
+            scale=self.scale,
+            dropout=dropout,
+            dropout_key=self.make_rng("dropout") if dropout > 0 else None,
+        )
+        out = _output(x.shape[-1], self.bias, self.output_initializer, self.dtype)(out)
+        return out, None if places.capacity is None and cache is None else kept
+
+
+def indices(
+    places: Places, time: int, positions: int
+) -> tuple[Int[Array, "rows time"], Int[Array, "1 positions"]]:
+    """Where queries and keys stand among the keys, whatever text they belong to."""
+    offset = jnp.reshape(jnp.asarray(0 if places.offset is None else places.offset), (-1, 1))
+    return offset + jnp.arange(time)[None, :], jnp.arange(positions)[None, :]
+
+
+def _output(width: int, bias: bool, initializer: Any, dtype: Any) -> Linear:
+    names = ("heads", "head_dim", "embed")
+    return Linear((width,), names, 2, bias, initializer, dtype, name="out")
+
+
+def _depth(width: int, heads: int) -> int:
+    if width % heads:
+        raise UserError(
+            f"{heads} heads don't divide a width of {width}: take another number of heads, or give "
+            "their depth."
+        )
+    return width // heads
 
 
 def _written(

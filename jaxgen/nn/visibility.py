@@ -1,4 +1,4 @@
-"""Which keys each query sees, and the signature that every implementation of attention has."""
+"""Which keys a query sees and how it scores them: what implementations of attention take."""
 
 from __future__ import annotations
 
@@ -21,6 +21,10 @@ class Visibility:
     """Which keys a query may see, and which of those it happens to drop.
 
     causal: query t sees the keys up to position offset + t.
+    window: of those it sees the nearest `window` only, its own place among them (Child et al. 2019,
+        Beltagy et al. 2020); without `causal`, those less than `window` places away on either side.
+    sink_tokens: the first keys of all, which stay visible outside the window (StreamingLLM, Xiao et
+        al. 2024).
     offset: the position of the first query among the keys, a scalar or one a row (batch,).
     mask: True where visible, (batch or 1, heads or 1, time, positions), or None.
     segments: integers (batch, time) and (batch, positions); unequal ones don't see each other.
@@ -28,6 +32,8 @@ class Visibility:
     """
 
     causal: bool = flax.struct.field(pytree_node=False)
+    window: int | None = flax.struct.field(pytree_node=False)
+    sink_tokens: int = flax.struct.field(pytree_node=False)
     offset: Any
     mask: Any
     segments: Any
@@ -40,8 +46,25 @@ class Visibility:
         return isinstance(self.offset, int) and self.offset == 0
 
 
-# Attention itself; the last argument multiplies the scores.
-Implementation = Callable[[Query, Keys, Values, Visibility, float], Result]
+@flax.struct.dataclass
+class Scoring:
+    """How a query scores the keys that it sees: soft_cap·tanh(scale·q·k / soft_cap) + bias.
+
+    scale: multiplies the products.
+    soft_cap: no score leaves ±soft_cap (Gemma 2, Gemma Team 2024, section 2); None caps nothing.
+    bias: added to the scores, (batch or 1, heads, time, positions), or None.
+    sinks: the logit of seeing nothing, one a head (heads,), which joins the softmax and adds no
+        value (gpt-oss, OpenAI 2025), or None.
+    """
+
+    scale: float = flax.struct.field(pytree_node=False)
+    soft_cap: float | None = flax.struct.field(pytree_node=False)
+    bias: Any
+    sinks: Any
+
+
+# Attention itself.
+Implementation = Callable[[Query, Keys, Values, Visibility, Scoring], Result]
 
 
 def visible(
@@ -49,10 +72,16 @@ def visible(
 ) -> Bool[Array, "rows planes time positions"] | None:
     """`visibility` written out as a mask, rows and planes 1 where they don't matter, or None."""
     masks = []
+    offset = jnp.reshape(jnp.asarray(visibility.offset), (-1, 1, 1, 1))
+    index = jnp.arange(time).reshape(1, 1, time, 1) + offset
+    keys = jnp.arange(positions).reshape(1, 1, 1, positions)
     if visibility.causal:
-        offset = jnp.reshape(jnp.asarray(visibility.offset), (-1, 1, 1, 1))
-        index = jnp.arange(time).reshape(1, 1, time, 1) + offset
-        masks.append(index >= jnp.arange(positions).reshape(1, 1, 1, positions))
+        masks.append(index >= keys)
+    if visibility.window is not None:
+        near = index - keys < visibility.window
+        if not visibility.causal:
+            near = near & (keys - index < visibility.window)
+        masks.append(near | (keys < visibility.sink_tokens))
     if visibility.mask is not None:
         masks.append(visibility.mask)
     if visibility.segments is not None:

@@ -5,11 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from jaxgen.data.tokenizers import BytePairTokenizer, ByteTokenizer, CharacterTokenizer, Tokenizer
+from jaxgen.data.tokenizers import ByteTokenizer, CharacterTokenizer, Tokenizer, checked
 from jaxgen.errors import UserError
-
-CORPUS = ["the cat sat on the mat, the rat on the hat.\n"] * 20
-PAIRS = BytePairTokenizer.train(CORPUS, 300, special_tokens=("<|end|>",))
 
 # Every character that UTF-8 can hold.
 texts = st.text(st.characters(exclude_categories=("Cs",)))
@@ -40,34 +37,13 @@ def test_bytes_round_trip(text):
     check(ByteTokenizer(), text)
 
 
-@settings(max_examples=100, deadline=None)
-@given(text=texts.filter(lambda text: "<|end|>" not in text))
-def test_byte_pairs_round_trip(text):
-    check(PAIRS, text)
-
-
 def test_characters_are_numbered_as_in_nanogpt():
     tokenizer = CharacterTokenizer.from_text("hello\n")
     assert tokenizer.characters == "\nehlo"
     assert tokenizer.encode("hole").tolist() == [2, 4, 3, 1]
 
 
-def test_byte_pairs_compress_and_keep_special_tokens(tmp_path):
-    assert PAIRS.vocabulary_size <= 300
-    assert len(PAIRS.encode(CORPUS[0])) < len(CORPUS[0]) / 2
-    ended = PAIRS.encode("the cat<|end|>the")
-    assert (ended == 0).sum() == 1
-    assert PAIRS.decode(ended) == "the cat<|end|>the"
-    path = tmp_path / "tokenizer.json"
-    PAIRS.save(path)
-    again = BytePairTokenizer.from_file(path)
-    np.testing.assert_array_equal(again.encode(CORPUS[0]), PAIRS.encode(CORPUS[0]))
-    assert again.vocabulary_size == PAIRS.vocabulary_size
-
-
 def test_what_a_run_keeps_restores_the_tokenizer():
-    again = BytePairTokenizer.from_bytes(PAIRS.to_bytes())
-    assert again.encode(CORPUS[0]).tolist() == PAIRS.encode(CORPUS[0]).tolist()
     # Kept as one string, two lone surrogates would come back as the one character that they encode.
     surrogates = CharacterTokenizer("a\ud83d\ude00")
     assert CharacterTokenizer.from_bytes(surrogates.to_bytes()) == surrogates
@@ -78,7 +54,7 @@ def test_cut_utf8_decodes_to_the_replacement_character():
 
 
 def test_no_text_is_no_tokens():
-    for tokenizer in (ByteTokenizer(), PAIRS, CharacterTokenizer("a")):
+    for tokenizer in (ByteTokenizer(), CharacterTokenizer("a")):
         assert tokenizer.encode("").shape == (0,)
         assert tokenizer.decode(np.zeros(0, np.int32)) == ""
 
@@ -95,13 +71,8 @@ def test_no_text_is_no_tokens():
         (lambda: CharacterTokenizer.from_bytes(b"{half"), "list of single characters"),
         (lambda: CharacterTokenizer.from_bytes(b'["ab"]'), "list of single characters"),
         (lambda: CharacterTokenizer.from_bytes(b'["b", "a"]'), "ascending"),
-        (lambda: BytePairTokenizer.from_bytes(b"{half"), r"no tokenizer\.json"),
         (lambda: ByteTokenizer().decode(np.array([256])), r"0 \.\. 255"),
         (lambda: ByteTokenizer().encode("a\ud800"), "surrogate"),
-        (lambda: PAIRS.encode("a\ud800"), "surrogate"),
-        (lambda: PAIRS.decode(np.array([300])), "0 .. "),
-        (lambda: BytePairTokenizer.train(CORPUS, 255), "at least 256"),
-        (lambda: BytePairTokenizer.from_file("nowhere.json"), "doesn't exist"),
     ],
 )
 def test_mistakes_are_named(make, message):
@@ -109,8 +80,21 @@ def test_mistakes_are_named(make, message):
         make()
 
 
-def test_a_file_that_is_no_tokenizer_is_named(tmp_path):
-    path = tmp_path / "tokenizer.json"
-    path.write_text("{}")
-    with pytest.raises(UserError, match=r"is no tokenizer\.json"):
-        BytePairTokenizer.from_file(path)
+@pytest.mark.parametrize("dtype", [np.uint16, np.int32, np.int64, np.uint32])
+def test_the_first_token_outside_the_vocabulary_is_named_with_its_place(dtype, monkeypatch):
+    monkeypatch.setattr("jaxgen.data.tokenizers._AT_ONCE", 4)
+    tokens = np.array([[0, 9, 8, 7, 6], [5, 10, 3, 12, 1]]).astype(dtype)
+    assert checked(tokens, 13, "train.bin") is tokens
+    with pytest.raises(UserError, match=r"train\.bin has the token 10 at place 6.*0 \.\. 9: token"):
+        checked(tokens, 10, "train.bin")
+
+
+def test_a_negative_token_is_outside_every_vocabulary():
+    with pytest.raises(UserError, match="the token -1 at place 2"):
+        checked(np.array([0, 1, -1]), 5, "mine.npy")
+
+
+def test_a_type_that_holds_no_other_tokens_is_not_searched():
+    """A corpus's file may have more tokens than can be read at every start."""
+    unreadable = np.broadcast_to(np.uint16(0), (1 << 50,))
+    assert checked(unreadable, 1 << 16, "train.bin") is unreadable

@@ -15,7 +15,15 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 # One program a case: compiling operation by operation takes several times as long.
 attention = jax.jit(
     attention_module.attention,
-    static_argnames=("causal", "scale", "dropout", "implementation"),
+    static_argnames=(
+        "causal",
+        "window",
+        "sink_tokens",
+        "scale",
+        "soft_cap",
+        "dropout",
+        "implementation",
+    ),
 )
 
 
@@ -134,7 +142,7 @@ def test_dropout_keeps_the_mean_and_drops_the_asked_share():
     assert (first != second)[np.tril(np.ones((64, 64), bool))].any()
 
 
-@pytest.mark.parametrize("case", ["causal", "full", "offset", "segments", "grouped"])
+@pytest.mark.parametrize("case", ["causal", "full", "offset", "segments", "grouped", "window"])
 def test_splash_attention_matches_xla(case):
     time = 128 if case == "offset" else 256
     query, key, value = arrays(
@@ -147,6 +155,7 @@ def test_splash_attention_matches_xla(case):
         "offset": dict(causal=True, offset=128),
         "segments": dict(causal=True, segments=(segments, segments)),
         "grouped": dict(causal=True),
+        "window": dict(causal=True, window=70, soft_cap=2.0),
     }[case]
     weights = jax.random.normal(jax.random.key(1), query.shape)
 
@@ -202,7 +211,53 @@ def test_refusals_name_the_reason():
         attention(query, key[:, :, :3], value[:, :, :3])
     with pytest.raises(UserError, match="dropout_key"):
         attention(query, key, value, dropout=0.1)
+    with pytest.raises(UserError, match="window of 0 sees nothing"):
+        attention(query, key, value, window=0)
     with pytest.raises(UserError, match="divide by 128"):
         attention(query, key, value, implementation=splash_attention)
     with pytest.raises(UserError, match="bfloat16 or float16"):
         attention(query, key, value, implementation=cudnn_attention)
+
+
+def test_windows_and_sink_tokens_hide_all_else():
+    query, key, value = arrays()
+    ahead = np.arange(6)[:, None] - np.arange(6)
+    cases = {
+        (True, 2, 0): (ahead >= 0) & (ahead < 2),
+        (False, 3, 0): np.abs(ahead) < 3,
+        (True, 2, 1): (ahead >= 0) & ((ahead < 2) | (np.arange(6) == 0)),
+    }
+    for (causal, window, sink_tokens), seen in cases.items():
+        out = attention(query, key, value, causal=causal, window=window, sink_tokens=sink_tokens)
+        expected = closed_form(query, key, value, np.broadcast_to(seen, (2, 4, 6, 6)))
+        np.testing.assert_allclose(out, expected, atol=1e-5)
+
+
+def test_sinks_soft_caps_and_biases_are_their_formula():
+    query, key, value = arrays(groups=2)
+    sinks = jnp.asarray([-1.0, 0.0, 2.0, 40.0])
+    bias = jax.random.normal(jax.random.key(4), (1, 4, 6, 6))
+    out = attention(query, key, value, causal=True, scale=0.7, soft_cap=1.5, sinks=sinks, bias=bias)
+    q, k, v = (np.asarray(x, np.float64) for x in (query, key, value))
+    scores = np.einsum("bthd,bshd->bhts", q, k.repeat(2, 2)) * 0.7
+    weights = np.exp(1.5 * np.tanh(scores / 1.5) + np.asarray(bias, np.float64))
+    weights *= np.tril(np.ones((6, 6)))
+    weights /= weights.sum(-1, keepdims=True) + np.exp(np.asarray(sinks))[:, None, None]
+    expected = np.einsum("bhts,bshd->bthd", weights, v.repeat(2, 2))
+    np.testing.assert_allclose(out, expected, atol=1e-5)
+    assert np.abs(np.asarray(out[:, :, 3])).max() < 1e-6  # a great sink takes all
+
+
+def test_a_sinks_gradient_is_that_of_finite_differences():
+    query, key, value = arrays(batch=1)
+    sinks = jnp.asarray([-1.0, 0.0, 0.5, 1.0])
+
+    @jax.jit
+    def total(sinks):
+        return jnp.square(attention_module.attention(query, key, value, sinks=sinks)).sum()
+
+    found = jax.grad(total)(sinks)
+    for head in range(4):
+        step = jnp.zeros(4).at[head].set(1e-2)
+        slope = (total(sinks + step) - total(sinks - step)) / 2e-2
+        np.testing.assert_allclose(found[head], slope, rtol=0.01)

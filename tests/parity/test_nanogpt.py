@@ -32,7 +32,7 @@ def test_loss_and_gradients_are_nanogpts():
     tokens = np.random.default_rng(0).integers(gpt_step.VOCABULARY, size=(batch, context + 1))
     params = gpt_step.as_jax(model, heads, lambda parameter: parameter.detach())
     loss = gpt_step.next_token_loss(
-        gpt_step.network_logits(gpt_step.network(layers, heads, width, context))
+        gpt_step.language_model(gpt_step.network(layers, heads, width, context))
     )
     gpt_step.agree(loss, params, model, heads, tokens)
 

@@ -17,7 +17,8 @@ import optax
 from jaxgen.artifacts import Text
 from jaxgen.data.sources import Deferred, Shuffled
 from jaxgen.data.text import Blocks, Windows, fingerprint, text_split, unchanged
-from jaxgen.data.tokenizers import BytePairTokenizer
+from jaxgen.data.subword_training import train_byte_pairs
+from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.experiment import Evaluation, Experiment, Output, Sampler, Update
 
 @dataclass(frozen=True)
@@ -34,11 +35,11 @@ SETTINGS = {"default": Config()}
 
 def assets(config):
     text = text_split(config.corpus)
-    tokenizer = BytePairTokenizer.train(text, 260)
-    return {"tokenizer.json": tokenizer.to_bytes(), "corpus.sha256": fingerprint(text)}
+    tokenizer = train_byte_pairs(text, 260)
+    return {**tokenizer.files(), "corpus.sha256": fingerprint(text)}
 
 def build(config, kept):
-    tokenizer = BytePairTokenizer.from_bytes(kept["tokenizer.json"])
+    tokenizer = SubwordTokenizer.from_files(kept)
     size = tokenizer.vocabulary_size
 
     def data():
@@ -102,7 +103,8 @@ def drawn(path):
 def test_samples_are_the_same_where_the_corpus_is_gone_or_changed(trained, tmp_path):
     run, corpus = trained
     before = drawn(run.path)
-    assert sorted(file.name for file in run.assets.iterdir()) == ["corpus.sha256", "tokenizer.json"]
+    kept = ["corpus.sha256", "tokenizer.json", "tokenizer_config.json"]
+    assert sorted(file.name for file in run.assets.iterdir()) == kept
     assert run.read("batch.json") == {"tokens": ["int32", 1, 5]}
     moved = corpus.rename(tmp_path / "elsewhere.txt")
     try:

@@ -9,13 +9,16 @@ What a block is made of is given as functions that make its layers, for example
         attention=partial(SelfAttention, heads=6),
         mlp=partial(MLP, hidden=4 * 384),
         norm=LayerNorm,
-        learned_positions=256,
+        positions=partial(PositionEmbedding, 256),
     )
+
+`architectures.py` has those of GPT-2, GPT-3, Llama, Qwen and Mixtral.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -25,34 +28,28 @@ from jaxtyping import Array, Float, Int
 from optax.contrib import MuonDimensionNumbers
 
 from jaxgen.experiment import Path
-from jaxgen.nn.embedding import PositionEmbedding, TokenEmbedding
+from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
-from jaxgen.nn.self_attention import KeyValueCache, Places
+from jaxgen.nn.self_attention import Places
+from jaxgen.nn.transformer_blocks import Block, PreNormBlock, kind_of, stacked
 
 Tokens = Int[Array, "batch time"]
 Hidden = Float[Array, "batch time width"]
+Cache = Any  # KeyValueCache stacked over the layers, or a tuple of those where layers differ
 
 
-class Block(nn.Module):
-    """A pre-norm block: x + attention(norm(x)), then x + mlp(norm(x))."""
+@dataclass(frozen=True)
+class Scales:
+    """What a transformer multiplies by at its two ends.
 
-    attention: Callable[..., nn.Module]
-    mlp: Callable[..., nn.Module]
-    norm: Callable[..., nn.Module]
-    dropout: float
-    deterministic: bool
+    embedding: the tokens' vectors (√width in Vaswani et al. 2017 and Gemma).
+    logits: the scores (base width / width in µP, width^-1/2 in T5).
+    soft_cap: bounds the scores to ±soft_cap by tanh (Gemma 2), or None.
+    """
 
-    @nn.compact
-    def __call__(
-        self, x: Hidden, cache: KeyValueCache | None, places: Places
-    ) -> tuple[Hidden, KeyValueCache | None]:
-        """The next hidden vectors, and the cache with those of `x` written in."""
-        attend = self.attention(name="attention")
-        out, cache = attend(self.norm(name="attention_norm")(x), places, cache, self.deterministic)
-        drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-        x = x + drop(out)
-        out = self.mlp(name="mlp")(self.norm(name="mlp_norm")(x))
-        return x + drop(out), cache
+    embedding: float = 1.0
+    logits: float = 1.0
+    soft_cap: float | None = None
 
 
 class Transformer(nn.Module):
@@ -60,33 +57,38 @@ class Transformer(nn.Module):
 
     vocabulary, width, layers: sizes.
     attention: makes a block's attention, with the arguments and results of `SelfAttention`; called
-        with `initializer`, `output_initializer`, `dtype` and `name`.
-    mlp: makes a block's position-wise network, called with the same.
+        with `initializer`, `output_initializer`, `dtype` and `name`. A tuple gives each layer in
+        turn its own (GPT-3: dense, banded).
+    mlp: makes a block's position-wise network, called with the same; a tuple likewise.
     norm: makes a normalization, called with `name`.
-    learned_positions: how many positions have a learned vector, added to the token's; None adds
-        nothing, and leaves positions to the attention.
+    positions: makes what is added to the tokens' vectors, called with `width`, `dtype` and `name`;
+        None adds nothing, and leaves positions to the attention.
+    block: `PreNormBlock`, which ends with one more norm, or `PostNormBlock`.
     tied: scores tokens by their embedding instead of a head of its own.
     dropout: on the embedding and on what each layer adds.
-    unroll: layers per iteration of the scan; the parameters are the same, stacked along a first
-        axis. All of them compile to the fastest program, fewer compile faster.
-    remat: recomputes each block in the backward pass instead of keeping its activations.
+    unroll, remat: of the scan over the layers, see `stacked`.
+    scales: what the two ends are multiplied by.
+    initializer, output_initializer: of the blocks' kernels, and of those that add to the residual
+        stream; None is GPT-2's: normal with deviation 0.02, divided by √(2·layers) for the latter.
     dtype: of the computation; parameters are float32.
-
-    Initialization is GPT-2's: normal with deviation 0.02, for what a layer adds to the residual
-    stream divided by √(2·layers).
     """
 
     vocabulary: int
     width: int
     layers: int
-    attention: Callable[..., nn.Module]
-    mlp: Callable[..., nn.Module]
+    attention: Any
+    mlp: Any
     norm: Callable[..., nn.Module]
-    learned_positions: int | None = None
+    positions: Callable[..., nn.Module] | None = None
+    block: Callable[..., Block] = PreNormBlock
     tied: bool = True
     dropout: float = 0.0
     unroll: int = 1
     remat: bool = False
+    scales: Scales = Scales()
+    initializer: Any = nn.initializers.normal(0.02)
+    output_initializer: Any = None
+    embedding_initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
 
     def __call__(
@@ -96,7 +98,17 @@ class Transformer(nn.Module):
         segments: Int[Array, "batch time"] | None = None,
         deterministic: bool = True,
     ) -> Float[Array, "batch time vocabulary"]:
-        """Float32 logits at every position.
+        """Float32 logits at every position; the arguments are those of `hidden`."""
+        return self.scores(self.hidden(tokens, positions, segments, deterministic))
+
+    def hidden(
+        self,
+        tokens: Tokens,
+        positions: Int[Array, "batch time"] | None = None,
+        segments: Int[Array, "batch time"] | None = None,
+        deterministic: bool = True,
+    ) -> Hidden:
+        """The last layer's vectors, normalized: what `scores` makes logits of.
 
         Args:
             positions: where each token stands in its own text; None counts from 0.
@@ -105,95 +117,110 @@ class Transformer(nn.Module):
         """
         if positions is None:
             positions = jnp.arange(tokens.shape[1])[None, :]
-        logits, _ = self._run(tokens, Places(positions, segments), None, None, deterministic)
-        return logits
+        return self._run(tokens, Places(positions, segments), None, deterministic)[0]
 
     def prefill(
         self, tokens: Tokens, lengths: Int[Array, "batch"], capacity: int
-    ) -> tuple[Float[Array, "batch vocabulary"], KeyValueCache]:
+    ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
         """Reads prompts: the logits after each, and a cache with `capacity` places.
 
         The first lengths[row] tokens of a row are its prompt (at least one); the rest is padding.
         """
         places = Places(jnp.arange(tokens.shape[1])[None, :], capacity=capacity)
-        logits, cache = self._run(tokens, places, None, lengths - 1, True)
-        return logits[:, 0], cache
+        x, cache = self._run(tokens, places, None, True)
+        # The prompt's other positions predict what is known already.
+        last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
+        return self.scores(last)[:, 0], cache
 
     def step(
-        self, tokens: Int[Array, "batch"], cache: KeyValueCache, offset: Int[Array, "batch"]
-    ) -> tuple[Float[Array, "batch vocabulary"], KeyValueCache]:
+        self, tokens: Int[Array, "batch"], cache: Cache, offset: Int[Array, "batch"]
+    ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
         """Reads one token a row, the one at place offset[row]: the logits after it."""
         places = Places(offset[:, None], offset=offset)
-        logits, cache = self._run(tokens[:, None], places, cache, None, True)
-        return logits[:, 0], cache
+        x, cache = self._run(tokens[:, None], places, cache, True)
+        return self.scores(x)[:, 0], cache
+
+    def setup(self) -> None:
+        """The parts, under the names that their parameters have."""
+        self._embedding = TokenEmbedding(
+            self.vocabulary, self.width, self.embedding_initializer, self.dtype, name="tokens"
+        )
+        if self.positions is not None:
+            self._positions = self.positions(width=self.width, dtype=self.dtype, name="positions")
+        self._ends_with_norm = kind_of(self.block) is PreNormBlock
+        if self._ends_with_norm:
+            self._norm = self.norm(name="norm")
+        if not self.tied:
+            names = ("embed", "vocab")
+            self._head = Linear(
+                (self.vocabulary,), names, 1, False, self.initializer, self.dtype, name="head"
+            )
+        self._drop = nn.Dropout(self.dropout)
+
+    def scores(self, hidden: Float[Array, "*rows width"]) -> Float[Array, "*rows vocabulary"]:
+        """Float32 logits of vectors that `hidden` made."""
+        if self.tied:
+            logits = self._embedding.scores(hidden)
+        else:
+            logits = self._head(hidden).astype(jnp.float32)
+        if self.scales.logits != 1:
+            logits = logits * self.scales.logits
+        if self.scales.soft_cap is not None:
+            logits = self.scales.soft_cap * jnp.tanh(logits / self.scales.soft_cap)
+        return logits
 
     @nn.compact
     def _run(
-        self,
-        tokens: Tokens,
-        places: Places,
-        cache: KeyValueCache | None,
-        only: Int[Array, "batch"] | None,
-        deterministic: bool,
-    ) -> tuple[Array, Any]:
-        initializer = nn.initializers.normal(0.02)
-        embedding = TokenEmbedding(
-            self.vocabulary, self.width, initializer, self.dtype, name="tokens"
-        )
-        x = embedding(tokens)
-        if self.learned_positions is not None:
-            table = PositionEmbedding(
-                self.learned_positions, self.width, initializer, self.dtype, name="positions"
-            )
-            x = x + jnp.broadcast_to(table(places.positions), x.shape)
-        x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
-        x, cache = self._blocks(initializer, deterministic)(x, cache, places)
-        if only is not None:
-            # The prompt's other positions predict what is known already.
-            x = jnp.take_along_axis(x, only[:, None, None], axis=1)
-        x = self.norm(name="norm")(x)
-        if self.tied:
-            return embedding.scores(x), cache
-        head = Linear(
-            (self.vocabulary,), ("embed", "vocab"), 1, False, initializer, self.dtype, name="head"
-        )
-        return head(x).astype(jnp.float32), cache
+        self, tokens: Tokens, places: Places, cache: Cache | None, deterministic: bool
+    ) -> tuple[Hidden, Cache | None]:
+        x = self._embedding(tokens)
+        if self.scales.embedding != 1:
+            x = x * jnp.asarray(self.scales.embedding, x.dtype)
+        if self.positions is not None:
+            x = x + jnp.broadcast_to(self._positions(places.positions), x.shape)
+        x = self._drop(x, deterministic=deterministic)
+        x, cache = self._blocks(deterministic)(x, cache, places)
+        return self._norm(x) if self._ends_with_norm else x, cache
 
-    def _blocks(self, initializer: Any, deterministic: bool) -> nn.Module:
+    def _blocks(self, deterministic: bool) -> nn.Module:
+        output_initializer = self.output_initializer
+        if output_initializer is None:
+            output_initializer = nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5)
         shared = {
-            "initializer": initializer,
-            "output_initializer": nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5),
+            "initializer": self.initializer,
+            "output_initializer": output_initializer,
             "dtype": self.dtype,
         }
-        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
-        block = nn.remat(Block, prevent_cse=False) if self.remat else Block
-        scanned = nn.scan(
+        block = partial(
+            self.block, norm=self.norm, dropout=self.dropout, deterministic=deterministic
+        )
+        return stacked(
+            self.layers,
             block,
-            variable_axes={"params": 0},
-            split_rngs={"params": True, "dropout": True},
-            in_axes=(0, nn.broadcast),
-            out_axes=0,
-            length=self.layers,
+            with_shared(self.attention, shared),
+            with_shared(self.mlp, shared),
             unroll=self.unroll,
-            metadata_params={nn.PARTITION_NAME: "layers"},
+            remat=self.remat,
         )
-        return scanned(
-            attention=partial(self.attention, **shared),
-            mlp=partial(self.mlp, **shared),
-            norm=self.norm,
-            dropout=self.dropout,
-            deterministic=deterministic,
-            name="blocks",
-        )
+
+
+def with_shared(makers: Any, shared: dict[str, Any]) -> Any:
+    """A maker, or each of a tuple of them, with arguments that all of them take."""
+    if isinstance(makers, tuple):
+        return tuple(partial(maker, **shared) for maker in makers)
+    return partial(makers, **shared)
 
 
 def muon_matrices(path: Path) -> MuonDimensionNumbers | None:
     """Which axes of a parameter are a matrix for Muon: those of the blocks' kernels, (in, out).
 
-    The first axis stacks the layers; heads and their depth count as one axis.
+    The first axis stacks the layers, a second one experts; heads and their depth count as one axis.
+    What routes among experts is no matrix for it.
     """
-    if path[0] != "blocks" or path[-1] != "kernel":
+    if path[0] != "blocks" or path[-1] != "kernel" or path[-2] == "router":
         return None
     if path[-3] == "mlp":
-        return MuonDimensionNumbers(1, 2)
-    return MuonDimensionNumbers((1, 2), 3) if path[-2] == "out" else MuonDimensionNumbers(1, (2, 3))
+        return MuonDimensionNumbers(-2, -1)
+    if path[-2] == "out":
+        return MuonDimensionNumbers((1, 2), 3)
+    return MuonDimensionNumbers(1, (2, 3))

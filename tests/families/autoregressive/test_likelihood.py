@@ -7,10 +7,10 @@ from small_transformers import LEARNED, ROTARY, VOCABULARY, parameters
 
 from jaxgen.data.text import Blocks, Packed, Windows
 from jaxgen.experiment import Context, Model
+from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.likelihood import (
     cross_entropy,
     full_pass,
-    network_logits,
     next_token_loss,
     random_estimate,
 )
@@ -40,7 +40,7 @@ def test_cross_entropy_of_huge_logits_is_finite():
 def test_loss_is_the_mean_over_what_the_mask_counts():
     params, tokens = parameters(LEARNED), TEXT[:52].reshape(4, 13)
     each = nats(LEARNED, params, tokens)
-    loss = jax.jit(next_token_loss(network_logits(LEARNED)))
+    loss = jax.jit(next_token_loss(language_model(LEARNED)))
     whole = loss(params, context({"tokens": tokens}))
     np.testing.assert_allclose(whole.value, each.mean(), rtol=1e-5)
     assert whole.weight == each.size
@@ -57,7 +57,7 @@ def test_packed_documents_cost_what_they_cost_alone():
     items = Packed(documents, length=11)
     for network in (LEARNED, ROTARY):
         params = parameters(network)
-        loss = jax.jit(next_token_loss(network_logits(network)))
+        loss = jax.jit(next_token_loss(language_model(network)))
         packed = loss(params, context(items[np.arange(len(items))]))
         alone = np.concatenate(
             [nats(network, params, document[None]).ravel() for document in documents]
@@ -69,7 +69,7 @@ def test_packed_documents_cost_what_they_cost_alone():
 def test_dropout_draws_from_the_key():
     network = LEARNED.clone(dropout=0.5)
     params, batch = parameters(network), {"tokens": TEXT[:52].reshape(4, 13)}
-    loss = jax.jit(next_token_loss(network_logits(network)))
+    loss = jax.jit(next_token_loss(language_model(network)))
     first, again, other = (
         float(loss(params, context(batch, jax.random.key(seed))).value) for seed in (1, 1, 2)
     )
@@ -79,7 +79,7 @@ def test_dropout_draws_from_the_key():
 def test_the_full_pass_counts_every_token_once():
     params = parameters(LEARNED)
     model, data = Model(params, {}), {"text": Blocks(TEXT, 12)}  # 8 whole blocks and 6 tokens
-    score = full_pass(network_logits(LEARNED), "text", rows=4)
+    score = full_pass(language_model(LEARNED), "text", rows=4)
     pieces = [TEXT[start : start + 13][None] for start in range(0, 102, 12)]
     expected = np.concatenate([nats(LEARNED, params, piece).ravel() for piece in pieces])
     assert expected.size == 102
@@ -89,7 +89,7 @@ def test_the_full_pass_counts_every_token_once():
 def test_the_estimate_is_of_random_windows():
     params = parameters(LEARNED)
     model, data = Model(params, {}), {"text": Windows(TEXT, 12)}
-    score = random_estimate(network_logits(LEARNED), "text", rows=8, batches=60)
+    score = random_estimate(language_model(LEARNED), "text", rows=8, batches=60)
     first = score(model, data, jax.random.key(1))["nats"]
     assert first == score(model, data, jax.random.key(1))["nats"]
     assert first != score(model, data, jax.random.key(2))["nats"]
