@@ -15,6 +15,7 @@ import numpy as np
 from etils import epath
 from jaxtyping import Int, Integer
 
+from jaxgen.data.token_files import TokenFile
 from jaxgen.errors import UserError
 
 
@@ -69,11 +70,11 @@ class Windows:
 
     Shuffled, these are nanoGPT's random batches, without repetition within an epoch.
 
-    tokens: (size,), any integer type, a memory map included; size > length.
+    tokens: (size,), any integer type, or a file of them; size > length.
     length: tokens predicted in an item; its "tokens" are (length + 1,) int32.
     """
 
-    tokens: Integer[np.ndarray, "size"]
+    tokens: Integer[np.ndarray, "size"] | TokenFile
     length: int
 
     def __post_init__(self) -> None:
@@ -99,10 +100,10 @@ class Blocks:
     Item i has "tokens" (length + 1,) int32 from i·length on, the last padded with 0, and "mask"
     (length,) bool: mask[t] says whether tokens[t + 1] is there to be predicted.
 
-    tokens: (size,), any integer type; size of at least 2.
+    tokens: (size,), any integer type, or a file of them; size of at least 2.
     """
 
-    tokens: Integer[np.ndarray, "size"]
+    tokens: Integer[np.ndarray, "size"] | TokenFile
     length: int
 
     def __post_init__(self) -> None:
