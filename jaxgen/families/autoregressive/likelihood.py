@@ -17,6 +17,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, Params
 from jaxgen.families.autoregressive.chunks import Measure, summed_over_time
 from jaxgen.families.autoregressive.language_model import LanguageModel, Seen
+from jaxgen.families.autoregressive.passes import perplexity, whole_batches
 
 Score = Callable[[Model, Mapping[str, Any], Key], Mapping[str, float]]
 
@@ -123,15 +124,10 @@ def full_pass(
     summed = jax.jit(lambda params, batch: _totals(model, params, batch, chunk, token_bytes))
 
     def score(trained: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
-        items: Items = datasets[data]
         results = []
-        for start in range(0, len(items), rows):
-            # The last batch repeats an item, uncounted, so that every batch has one shape.
-            indices = np.minimum(np.arange(start, start + rows), len(items) - 1)
-            batch = dict(items[indices])
-            there = (np.arange(start, start + rows) < len(items))[:, None]
+        for batch, there in whole_batches(datasets[data], rows):
             shape = (rows, batch["tokens"].shape[1] - 1)
-            batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there
+            batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there[:, None]
             results.append(summed(trained.params, batch))
         return _scores(results)
 
@@ -223,7 +219,7 @@ def _scores(results: list[dict[str, Array]]) -> dict[str, float]:
     # Sums over the batches in float64: a corpus has more tokens than float32 has digits.
     totals = {name: sum(float(each[name]) for each in results) for name in results[0]}
     nats = totals["nats"] / totals["count"]
-    scores = {"nats": nats, "perplexity": math.exp(nats) if nats < 700 else math.inf}
+    scores = {"nats": nats, "perplexity": perplexity(nats)}
     if "bytes" in totals:
         scores["bits_per_byte"] = totals["nats"] / totals["bytes"] / math.log(2)
     return scores
