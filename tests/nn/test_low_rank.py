@@ -12,7 +12,14 @@ from flax.core import meta
 from jaxgen.errors import UserError
 from jaxgen.experiment import Output, Update
 from jaxgen.nn.linear import Linear
-from jaxgen.nn.low_rank import adapted, adapters_only, is_adapter, merged, with_adapters
+from jaxgen.nn.low_rank import (
+    adapted,
+    adapters_only,
+    is_adapter,
+    merged,
+    with_adapters,
+    without_adapters,
+)
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.sharding import batch_sharding
 from jaxgen.training.state import initializer
@@ -115,6 +122,7 @@ def test_adapters_go_to_other_trees(params):
     moved = with_opinions(params)
     again = with_adapters(PARAMS, adapters_only(moved))
     jax.tree.map(np.testing.assert_array_equal, again, moved)
+    jax.tree.map(np.testing.assert_array_equal, without_adapters(moved), PARAMS)
     with pytest.raises(UserError, match="an adapter for head, but no such kernel"):
         with_adapters({"blocks": PARAMS["blocks"]}, adapters_only(moved))
 
