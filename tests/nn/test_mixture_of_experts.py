@@ -194,7 +194,7 @@ def test_bfloat16_routes_in_float32(dispatch):
     x = X.astype(jnp.bfloat16)
     out, left = jax.jit(partial(module.apply, mutable=["router"]))({"params": PARAMS}, x)
     exact = written_out(PARAMS, x)[0]
-    assert out.dtype == jnp.bfloat16 and left["router"]["z_loss"].dtype == jnp.float32
+    assert out.dtype == jnp.bfloat16 and left["router"]["router_z"].dtype == jnp.float32
     error = np.abs(np.asarray(out, np.float64) - exact).max() / np.abs(exact).max()
     assert error < 0.02
 
@@ -224,12 +224,12 @@ def test_in_a_scan_each_layer_reports():
     @jax.jit
     def loss(params):
         (out, _), left = layers.apply({"params": params}, X, mutable=["router"])
-        return jnp.square(out).mean() + left["router"]["mlp"]["load_balance_loss"].sum(), left
+        return jnp.square(out).mean() + left["router"]["mlp"]["load_balance"].sum(), left
 
     (_, left), slope = jax.value_and_grad(loss, has_aux=True)(params)
     assert {leaf.shape for leaf in jax.tree.leaves(left)} == {(3,)}
     assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(slope))
-    assert (np.asarray(left["router"]["mlp"]["load_balance_loss"]) >= 0.9).all()
+    assert (np.asarray(left["router"]["mlp"]["load_balance"]) >= 0.9).all()
 
 
 def test_more_choices_than_experts_are_refused():

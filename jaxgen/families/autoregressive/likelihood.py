@@ -16,7 +16,7 @@ from jaxtyping import Array, Float, Int, Integer
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, Params
 from jaxgen.families.autoregressive.chunks import Measure, summed_over_time
-from jaxgen.families.autoregressive.language_model import LanguageModel
+from jaxgen.families.autoregressive.language_model import LanguageModel, Seen
 from jaxgen.families.autoregressive.passes import perplexity, whole_batches
 
 Score = Callable[[Model, Mapping[str, Any], Key], Mapping[str, float]]
@@ -42,7 +42,8 @@ def next_token_loss(
 
     A batch has "tokens" (rows, length + 1): the first `length` are seen, the last `length`
     predicted. Optional: "mask" (rows, length), True where the prediction counts; "segments" and
-    "positions" (rows, length + 1) of packed texts, segment 0 being padding.
+    "positions" (rows, length + 1) of packed texts, segment 0 being padding; for encoder–decoders
+    "source" and "source_segments" (rows, sources), what the tokens are an answer to.
 
     Metrics are "nats" per token with none of the extras, "accuracy", the model's own penalties
     by their names, and "squared_log_partition" if there is a z-loss.
@@ -154,12 +155,10 @@ def random_estimate(
 
 @flax.struct.dataclass
 class _Predictions:
-    """What a batch asks of a model: everything (batch, time), positions and segments or None."""
+    """What a batch asks of a model: targets and whether they count, (batch, time)."""
 
     seen: Any
     targets: Any
-    positions: Any
-    segments: Any
     counts: Any
 
 
@@ -176,7 +175,12 @@ def _predictions(batch: Batch) -> _Predictions:
         segments = segments[:, :-1]
     if positions is not None:
         positions = positions[:, :-1]
-    return _Predictions(tokens[:, :-1], targets, positions, segments, counts)
+    source, source_segments = (
+        jnp.asarray(batch[name]) if name in batch else None
+        for name in ("source", "source_segments")
+    )
+    seen = Seen(tokens[:, :-1], positions, segments, source, source_segments)
+    return _Predictions(seen, targets, counts)
 
 
 def _summed(
@@ -188,9 +192,7 @@ def _summed(
     chunk: int | None,
 ) -> tuple[dict[str, Float[Array, "batch"]], Mapping[str, Float[Array, ""]]]:
     """What `measure` finds, summed over each row, and the model's penalties."""
-    hidden, penalties = model.hidden(
-        params, predicted.seen, predicted.positions, predicted.segments, key
-    )
+    hidden, penalties = model.hidden(params, predicted.seen, key)
     scores = partial(model.scores, params)
     sums = summed_over_time(measure, scores, hidden, predicted.targets, predicted.counts, chunk)
     return sums, penalties
