@@ -29,7 +29,7 @@ MODEL = language_model(NETWORK)
 NUMBERS = np.random.default_rng(0)
 # Each token's logits of the next lie in a table; tokens 1 and 2 answer token 0.
 TABULAR = LanguageModel(
-    hidden=lambda params, tokens, positions, segments, key: (params["table"][tokens], {}),
+    hidden=lambda params, seen, key: (params["table"][seen.tokens], {}),
     scores=lambda params, hidden: hidden,
 )
 
@@ -159,12 +159,12 @@ def test_a_policy_with_adapters_is_its_own_reference():
     """The base below the adapters is the reference; no second model is held."""
     table = jnp.asarray([[0.3, -0.4, 0.9]], jnp.float32)
 
-    def hidden(params, tokens, positions, segments, key):
+    def hidden(params, seen, key):
         kernel = params["table"]["kernel"]
         if "lora_a" in params["table"]:
             adapter = params["table"]["lora_a"] @ params["table"]["lora_b"]
             kernel = kernel + params["table"]["lora_scale"] * adapter
-        return kernel[tokens], {}
+        return kernel[seen.tokens], {}
 
     model = LanguageModel(hidden, lambda params, hidden: hidden)
     policy = {
