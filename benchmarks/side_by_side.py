@@ -41,13 +41,20 @@ def compare(name, ours, theirs, *, turns, steps, warm_up):
     for run in pair:
         run(warm_up)  # compiles, and warms up what there is to warm
     rows = [[_milliseconds(run, steps) for run in pair] for _ in range(turns)]
-    mine, peer = (statistics.median(side) for side in zip(*rows, strict=True))
-    ratio = statistics.median(theirs / ours for ours, theirs in rows)
-    print(f"{name}\n  jaxgen {mine:8.2f} ms   PyTorch {peer:8.2f} ms   ratio {ratio:.2f}×")
+    print(name)
+    for which, clock in enumerate(("", "of the processors")):
+        times = [[side[which] for side in row] for row in rows]
+        mine, peer = (statistics.median(side) for side in zip(*times, strict=True))
+        ratio = statistics.median(theirs / ours for ours, theirs in times)
+        print(
+            f"  jaxgen {mine:8.2f} ms   PyTorch {peer:8.2f} ms   ratio {ratio:.2f}×   {clock}",
+            flush=True,
+        )
 
 
 def _milliseconds(run, steps):
-    """A step's."""
-    begin = time.perf_counter()
+    """A step's, by the clock, and of all this process's threads together."""
+    begin = time.perf_counter(), time.process_time()
     run(steps)
-    return (time.perf_counter() - begin) / steps * 1e3
+    end = time.perf_counter(), time.process_time()
+    return [(until - since) / steps * 1e3 for since, until in zip(begin, end, strict=True)]

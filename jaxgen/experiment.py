@@ -206,6 +206,10 @@ class Experiment:
         evaluate, so that `jaxgen.data.sources.Deferred` spares sampling from reading it.
     steps: training steps in the whole run.
     seed: decides initialization, data order and every random number.
+    pretrained: `(shapes) -> weights`, for a training that begins from weights that are there
+        already: parameters (any part of the tree) that take the place of those that `init` made, in
+        moving averages too. Asked once, before the first step and never on resume; `shapes` is the
+        tree of all parameters with shape, dtype and sharding, into which files can be streamed.
     network: whatever a user needs to apply the parameters by hand; the loop never looks at it.
     notices: look for trouble that is no error; each warns once, until all has been well again.
     unit, units_per_row: what progress counts ("tokens", 256 a row).
@@ -216,6 +220,7 @@ class Experiment:
     data: Data
     steps: int
     seed: int
+    pretrained: Callable[[Params], Params] | None = None
     network: Any = None
     samplers: Mapping[str, Sampler] = field(default_factory=dict)
     evaluations: Sequence[Evaluation] = ()

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 
 import numpy as np
 from etils import epath
-from jaxtyping import Int, Integer
+from jaxtyping import Bool, Int, Integer
 
+from jaxgen.data.token_files import TokenFile
 from jaxgen.errors import UserError
 
 
@@ -69,11 +70,11 @@ class Windows:
 
     Shuffled, these are nanoGPT's random batches, without repetition within an epoch.
 
-    tokens: (size,), any integer type, a memory map included; size > length.
+    tokens: (size,), any integer type, or a file of them; size > length.
     length: tokens predicted in an item; its "tokens" are (length + 1,) int32.
     """
 
-    tokens: Integer[np.ndarray, "size"]
+    tokens: Integer[np.ndarray, "size"] | TokenFile
     length: int
 
     def __post_init__(self) -> None:
@@ -99,10 +100,10 @@ class Blocks:
     Item i has "tokens" (length + 1,) int32 from i·length on, the last padded with 0, and "mask"
     (length,) bool: mask[t] says whether tokens[t + 1] is there to be predicted.
 
-    tokens: (size,), any integer type; size of at least 2.
+    tokens: (size,), any integer type, or a file of them; size of at least 2.
     """
 
-    tokens: Integer[np.ndarray, "size"]
+    tokens: Integer[np.ndarray, "size"] | TokenFile
     length: int
 
     def __post_init__(self) -> None:
@@ -126,18 +127,26 @@ class Packed:
     The packing is worked out once, as an index. Items, each leaf (length + 1,) int32:
     "tokens"; "segments", 1, 2, ... a document, 0 where the row is padded; "positions", counted
     from 0 in each segment. tokens[t + 1] is there to be predicted where segments[t + 1] is not 0
-    and equals segments[t].
+    and equals segments[t]. With `masks`, "mask" (length,) bool: mask[t] says whether tokens[t + 1]
+    is moreover one of those to be learned.
 
     documents: token arrays. Longer ones than a row are cut in pieces that share one token, so
         that no prediction is lost; those of fewer than two tokens predict nothing and are left out.
     length: tokens predicted in a full row.
     padding: the token that fills rows up.
+    masks: a bool for each token of each document; None learns all.
     """
 
     def __init__(
-        self, documents: Sequence[Integer[np.ndarray, "_"]], length: int, padding: int = 0
+        self,
+        documents: Sequence[Integer[np.ndarray, "_"]],
+        length: int,
+        padding: int = 0,
+        masks: Sequence[Bool[np.ndarray, "_"]] | None = None,
     ) -> None:
         _check_length(length)
+        if masks is not None and [*map(len, masks)] != [*map(len, documents)]:
+            raise UserError("masks must say of every token of every document whether it is learned")
         self.length = length
         self.padding = padding
         starts: list[int] = []
@@ -154,6 +163,7 @@ class Packed:
         order = np.array([piece for row in rows for piece in row])
         flat = np.concatenate([np.asarray(document) for document in documents])
         self._tokens = flat.astype(np.int32)
+        self._learned = None if masks is None else np.concatenate(masks)
         self._starts, self._sizes = np.array(starts)[order], np.array(sizes)[order]
         self._first_piece = np.cumsum([0] + [len(row) for row in rows])
 
@@ -164,6 +174,7 @@ class Packed:
         shape = (len(indices), self.length + 1)
         tokens = np.full(shape, self.padding, np.int32)
         segments, positions = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
+        learned = np.zeros(shape, bool)
         for row, index in enumerate(indices):
             column = 0
             pieces = range(self._first_piece[index], self._first_piece[index + 1])
@@ -173,8 +184,12 @@ class Packed:
                 tokens[row, here] = self._tokens[start : start + size]
                 segments[row, here] = segment
                 positions[row, here] = np.arange(size)
+                if self._learned is not None:
+                    learned[row, here] = self._learned[start : start + size]
+                    learned[row, column] = False  # nothing predicts a piece's first token
                 column += size
-        return {"tokens": tokens, "segments": segments, "positions": positions}
+        packed = {"tokens": tokens, "segments": segments, "positions": positions}
+        return packed if self._learned is None else {**packed, "mask": learned[:, 1:]}
 
 
 def _best_fit(sizes: Sequence[int], width: int) -> list[list[int]]:

@@ -28,9 +28,10 @@ class MixtureOfExperts(nn.Module):
         probabilities (Switch Transformer).
     dispatch: `dropless`, or `within_capacity` with its factor.
 
-    With mutable=["router"], `apply` also returns the collection "router", scalars all, as
-    `routing.over_layers` takes it: "load_balance_loss" and "z_loss" for the training loss;
-    "dropped", the share of assignments that found no room, and "load_entropy" in nats to watch.
+    With mutable=["router"], `apply` also returns the collection "router", of scalars: the losses
+    "load_balance" and "router_z" of `routing.py`, to be weighed by `next_token_loss(penalties=...)`;
+    "dropped", the share of assignments that found no room, and "load_entropy" in nats, to be
+    watched.
     """
 
     experts: int
@@ -89,8 +90,8 @@ class MixtureOfExperts(nn.Module):
         there = jnp.ones(kept.shape[:-1], bool) if real is None else real
         dropped = (there[..., None] & ~kept).sum() / jnp.maximum(there.sum() * self.chosen, 1)
         values = {
-            "load_balance_loss": routing.load_balance_loss(logits, chosen, real),
-            "z_loss": routing.z_loss(logits, real),
+            "load_balance": routing.load_balance_loss(logits, chosen, real),
+            "router_z": routing.z_loss(logits, real),
             "dropped": dropped,
             "load_entropy": routing.entropy(routing.load(chosen, self.experts, real)),
         }

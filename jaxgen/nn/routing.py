@@ -6,8 +6,6 @@ ST-MoE (Zoph et al. 2022).
 
 from __future__ import annotations
 
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
@@ -68,17 +66,6 @@ def z_loss(logits: Logits, real: Real | None = None) -> Float[Array, ""]:
 def entropy(shares: Float[Array, "experts"]) -> Float[Array, ""]:
     """In nats; log(experts) where all shares are alike."""
     return jax.scipy.special.entr(shares).sum()
-
-
-def over_layers(router: Any) -> dict[str, Float[Array, ""]]:
-    """The means over all layers of what `MixtureOfExperts` leaves in the collection "router".
-
-    For the loss and for metrics: "load_balance_loss", "z_loss", "dropped", "load_entropy".
-    """
-    values: dict[str, list[Array]] = {}
-    for path, leaf in jax.tree.leaves_with_path(router):
-        values.setdefault(path[-1].key, []).append(leaf.reshape(-1))
-    return {name: jnp.concatenate(leaves).mean() for name, leaves in values.items()}
 
 
 def _mean(rows: Float[Array, "rows columns"], real: Real | None) -> Float[Array, "columns"]:

@@ -185,7 +185,13 @@ class SelfAttention(nn.Module):
             bias = jnp.concatenate([b.reshape(1, 1, groups, -1) for b in biases], axis=3)
             y = y + bias
         query, key, value = jnp.split(y, [y.shape[-1] - 2 * depth, y.shape[-1] - depth], axis=3)
-        return query.reshape(batch, time, self.heads, depth), key, value
+        query = query.reshape(batch, time, self.heads, depth)
+        # Low-rank adapters, where there are any, are small products of their own.
+        query, key, value = (
+            made if (adapted := layer.adaptation(x)) is None else made + adapted
+            for layer, made in zip(layers, (query, key, value), strict=True)
+        )
+        return query, key, value
 
 
 class CrossAttention(nn.Module):

@@ -106,8 +106,8 @@ def prepare_state(
 
     first: `first_row`; `jax.ShapeDtypeStruct`s of it will do where no state is made.
     """
-    initialization, _, _ = random_keys(experiment.seed)
-    return initializer(experiment.init, experiment.updates, mesh)(initialization, first)
+    prepare = initializer(experiment.init, experiment.updates, mesh, experiment.pretrained)
+    return prepare(random_keys(experiment.seed)[0], first)
 
 
 @dataclass

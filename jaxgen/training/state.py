@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Key, Model, Params, Update, Variables
 from jaxgen.parallel import sharding
 from jaxgen.training.moved import merge, split
@@ -55,8 +58,11 @@ def initializer(
     init: Callable[[Key, Batch], tuple[Params, Variables]],
     updates: Sequence[Update],
     mesh: Mesh,
+    pretrained: Callable[[Params], Params] | None = None,
 ) -> Callable[[Key, Mapping[str, Any]], tuple[Callable[[], TrainState], TrainState]]:
     """Prepares the creation of a state that is sharded from its first moment.
+
+    pretrained: as in `Experiment`.
 
     Returns a function of the key and one batch that gives `create`, which makes the state, and
     the abstract state, whose leaves know shape, dtype and sharding; for it, the batch's shapes
@@ -102,9 +108,46 @@ def initializer(
             places,
         )
         create = jax.jit(unsharded, out_shardings=places, compiler_options=_compile_quickly(mesh))
-        return lambda: create(key, batch), abstract
+        if pretrained is None:
+            return lambda: create(key, batch), abstract
+        return lambda: _with_weights(create(key, batch), abstract, updates, pretrained), abstract
 
     return prepare
+
+
+def _with_weights(
+    state: TrainState,
+    abstract: TrainState,
+    updates: Sequence[Update],
+    pretrained: Callable[[Params], Params],
+) -> TrainState:
+    """The state with what `pretrained` gives in place of its own parameters, averages included.
+
+    Raises:
+        UserError: for weights that the model has no place for, or of another shape.
+    """
+    given = traverse_util.flatten_dict(pretrained(abstract.params))
+    places = traverse_util.flatten_dict(abstract.params)
+    for path, leaf in given.items():
+        expected = places[path].shape if path in places else None
+        if leaf.shape != expected:
+            raise UserError(
+                f"The pretrained weight {'/'.join(path)} {leaf.shape} doesn't fit the model, which "
+                f"has {'no such parameter' if expected is None else expected}: it is of another "
+                "network."
+            )
+    # Copied: the state is donated to the train step, and the weights may be somebody else's.
+    placed = {
+        path: jax.device_put(jnp.array(leaf, places[path].dtype, copy=True), places[path].sharding)
+        for path, leaf in given.items()
+    }
+    params = merge(traverse_util.unflatten_dict(placed), state.params)
+    ema = {
+        update.name: jax.tree.map(jnp.copy, split(params, update.moves)[0])
+        for update in updates
+        if update.ema is not None
+    }
+    return dataclasses.replace(state, params=params, ema=ema)
 
 
 def _compile_quickly(mesh: Mesh) -> dict[str, Any]:

@@ -71,6 +71,24 @@ def test_packed_rows_hold_every_prediction_once(documents, length):
     assert (positions[begins] == 0).all()
 
 
+@settings(max_examples=60, deadline=None)
+@given(documents=documents, length=st.integers(1, 16), seed=st.integers(0, 99))
+def test_packed_rows_learn_what_the_masks_say_once(documents, length, seed):
+    """Tokens are numbered, so that each can be told from any other."""
+    generator = np.random.default_rng(seed)
+    numbers = np.split(np.arange(sum(map(len, documents))), np.cumsum([*map(len, documents)])[:-1])
+    masks = [generator.random(len(document)) < 0.5 for document in numbers]
+    if max(map(len, documents)) < 2:
+        return
+    rows = all_of(Packed(numbers, length, masks=masks))
+    assert rows["mask"].shape == (len(rows["tokens"]), length) and rows["mask"].dtype == bool
+    inside = rows["segments"][:, 1:] == rows["segments"][:, :-1]
+    assert (inside & (rows["segments"][:, 1:] > 0))[rows["mask"]].all()
+    learned = rows["tokens"][:, 1:][rows["mask"]]
+    wanted = [n[1:][m[1:]] for n, m in zip(numbers, masks, strict=True)]
+    assert sorted(learned.tolist()) == np.concatenate(wanted).tolist()
+
+
 def test_packing_wastes_little():
     generator = np.random.default_rng(0)
     sizes = generator.integers(2, 90, 500)
@@ -93,6 +111,7 @@ def test_packing_fits_best():
         (lambda: Blocks(np.arange(1), 5), "nothing to predict"),
         (lambda: Packed([np.arange(3)], 0), "length"),
         (lambda: Packed([np.arange(1)], 3), "nothing to predict"),
+        (lambda: Packed([np.arange(3)], 3, masks=[np.ones(2, bool)]), "masks must say of every"),
     ],
 )
 def test_mistakes_are_named(make, message):

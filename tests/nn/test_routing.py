@@ -68,8 +68,3 @@ def test_padding_does_not_count():
 
 def test_entropy_of_an_even_load():
     np.testing.assert_allclose(routing.entropy(jnp.full(8, 1 / 8)), np.log(8), rtol=1e-6)
-
-
-def test_means_over_layers():
-    left = {"blocks": {"0": {"mlp": {"z_loss": jnp.arange(3.0)}}, "1": {"z_loss": jnp.ones(1)}}}
-    assert routing.over_layers(left) == {"z_loss": 1.0}

@@ -1,6 +1,8 @@
 """A DCGAN step, both updates, and the same in PyTorch from the same weights and noise."""
 
 import copy
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -18,62 +20,24 @@ from jaxgen.training.step import make_train_step
 
 torch = pytest.importorskip("torch")
 
-LATENT, LOW, HIGH, SIDE, ROWS, RATE = 6, 8, 4, 12, 8, 2e-4
+sys.path.insert(0, str(Path(__file__).parents[2] / "benchmarks"))
 
+import dcgan_step  # noqa: E402
 
-def peers():
-    torch.manual_seed(0)
-    nn, leaky = torch.nn, torch.nn.LeakyReLU(0.2)
-    generator = nn.Sequential(
-        nn.ConvTranspose2d(LATENT, LOW, SIDE // 4, bias=False), nn.BatchNorm2d(LOW), nn.ReLU(),
-        nn.ConvTranspose2d(LOW, HIGH, 4, 2, 1, bias=False), nn.BatchNorm2d(HIGH), nn.ReLU(),
-        nn.ConvTranspose2d(HIGH, 1, 4, 2, 1), nn.Tanh(),
-    )  # fmt: skip
-    discriminator = nn.Sequential(
-        nn.Conv2d(1, HIGH, 4, 2, 1), leaky,
-        nn.Conv2d(HIGH, LOW, 4, 2, 1, bias=False), nn.BatchNorm2d(LOW), leaky,
-        nn.Conv2d(LOW, 1, SIDE // 4),
-    )  # fmt: skip
-    return generator, discriminator
-
-
-def numpy_of(tensor):
-    return tensor.detach().numpy().copy()
-
-
-def norm(layer):
-    return {"scale": numpy_of(layer.weight), "bias": numpy_of(layer.bias)}
+# LOW and HIGH count channels, as the benchmark's do.
+LATENT, LOW, HIGH, SIDE, ROWS, RATE = 6, 4, 8, 12, 8, 2e-4
 
 
 def statistics(layer):
-    return {"mean": numpy_of(layer.running_mean), "variance": numpy_of(layer.running_var)}
-
-
-def convolution(layer):
-    transposed = isinstance(layer, torch.nn.ConvTranspose2d)
-    axes = (2, 3, 0, 1) if transposed else (2, 3, 1, 0)
-    kernel = {"kernel": numpy_of(layer.weight).transpose(axes)}
-    return kernel if layer.bias is None else kernel | {"bias": numpy_of(layer.bias)}
+    return {
+        "mean": jnp.asarray(layer.running_mean.numpy().copy()),
+        "variance": jnp.asarray(layer.running_var.numpy().copy()),
+    }
 
 
 def as_jax(generator, discriminator):
     """PyTorch's weights and running statistics as jaxgen's parameters and variables."""
-    projection = {"kernel": convolution(generator[0])["kernel"].transpose(2, 0, 1, 3)}
-    params = {
-        "generator": {
-            "projection": projection,
-            "norm_0": norm(generator[1]),
-            "convolution_1": convolution(generator[3]),
-            "norm_1": norm(generator[4]),
-            "picture": convolution(generator[6]),
-        },
-        "discriminator": {
-            "convolution_0": convolution(discriminator[0]),
-            "convolution_1": convolution(discriminator[2]),
-            "norm_1": norm(discriminator[3]),
-            "logit": convolution(discriminator[5]),
-        },
-    }
+    params = dcgan_step.as_jax(generator, discriminator, lambda parameter: parameter.detach())
     of_generator = {f"norm_{i}": statistics(generator[1 + 3 * i]) for i in range(2)}
     variables = {
         "generator": {"batch_stats": of_generator},
@@ -81,7 +45,7 @@ def as_jax(generator, discriminator):
         "augmentation": {},
         "penalties": {},
     }
-    return jax.tree.map(jnp.asarray, (params, variables))
+    return params, variables
 
 
 def their_step(generator, discriminator, real, latents):
@@ -117,12 +81,13 @@ def norm_of_gradient(network):
 
 def test_a_step_is_pytorchs():
     game = Game(
-        DCGANGenerator((SIDE, SIDE, 1), (LOW, HIGH)),
-        DCGANDiscriminator((HIGH, LOW)),
+        DCGANGenerator((SIDE, SIDE, 1), (HIGH, LOW)),
+        DCGANDiscriminator((LOW, HIGH)),
         NON_SATURATING,
         LATENT,
     )
-    peer = peers()
+    torch.manual_seed(0)
+    peer = dcgan_step.peers(LATENT, LOW, HIGH, SIDE)
     real = np.random.default_rng(0).uniform(-1, 1, (ROWS, SIDE, SIDE, 1)).astype(np.float32)
     given = unbox(jax.eval_shape(game.init, jax.random.key(0), {"image": real}))
     params, variables = as_jax(*peer)

@@ -2,8 +2,10 @@
 
 import jax
 import numpy as np
+import pytest
 from flax import linen as nn
 
+from jaxgen.errors import UserError
 from jaxgen.experiment import Output, Update
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training.optimizers import adamw
@@ -34,3 +36,45 @@ def test_compiling_quickly_changes_no_bit():
                 np.asarray(leaf["kernel"]).view(np.int32),
                 err_msg=name,
             )
+
+
+def begin(pretrained):
+    updates = [Update("all", lambda params, context: Output(0.0), adamw(1e-3), ema=0.9)]
+    mesh = make_mesh(MeshShape(data=2, fsdp=4))
+    return initializer(init, updates, mesh, pretrained)(jax.random.key(0), {})[0]()
+
+
+def test_pretrained_weights_take_the_place_of_random_ones():
+    weights = {"normal": {"kernel": np.full((96, 64), 7.0, np.float32)}}
+    asked = []
+
+    def pretrained(shapes):
+        asked.append(shapes)
+        return weights
+
+    state = begin(pretrained)
+    (shapes,) = asked
+    assert shapes["uniform"]["kernel"].sharding.mesh.size == 8
+    for tree in (state.params, state.ema["all"]):
+        np.testing.assert_array_equal(tree["normal"]["kernel"], weights["normal"]["kernel"])
+        assert np.std(tree["uniform"]["kernel"]) > 0
+    # The state is donated to the train step: nothing in it may be shared.
+    buffers = [
+        leaf.addressable_shards[0].data.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)
+    ]
+    assert len(set(buffers)) == len(buffers)
+
+
+@pytest.mark.parametrize(
+    ("weights", "sentence"),
+    [
+        (
+            {"normal": {"kernel": np.zeros((96, 3))}},
+            r"normal/kernel \(96, 3\) doesn't fit .* \(96, 64\)",
+        ),
+        ({"gamma": np.zeros(2)}, "gamma .* has no such parameter"),
+    ],
+)
+def test_pretrained_weights_of_another_network_are_named(weights, sentence):
+    with pytest.raises(UserError, match=sentence):
+        begin(lambda shapes: weights)

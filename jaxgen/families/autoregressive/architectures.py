@@ -1,25 +1,23 @@
 """The transformers that the world knows, each as a choice of parts.
 
 Each function gives a Linen module. What doesn't change the model is set by `clone`:
-`llama(...).clone(remat=True, dtype=jnp.bfloat16)`.
+`llama(...).clone(remat=True, dtype=jnp.bfloat16)`. Encoder–decoders are in
+`encoder_decoder_architectures.py`.
 """
 
 from __future__ import annotations
 
 from functools import partial
 
-import flax.linen as nn
-
 from jaxgen.families.autoregressive.encoder import Encoder
-from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder, Tower
-from jaxgen.families.autoregressive.transformer import Scales, Transformer
-from jaxgen.nn.embedding import PositionEmbedding, SinusoidalPositions
+from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.embedding import PositionEmbedding
+from jaxgen.nn.expert_dispatch import Dispatch, dropless
+from jaxgen.nn.mixture_of_experts import MixtureOfExperts
 from jaxgen.nn.mlp import MLP, Activation, GatedMLP, gelu, gelu_tanh
 from jaxgen.nn.norm import LayerNorm, RMSNorm
-from jaxgen.nn.position_bias import RelativePositionBias
 from jaxgen.nn.rotary import Scaling, rotary_angles
-from jaxgen.nn.self_attention import CrossAttention, SelfAttention
-from jaxgen.nn.transformer_blocks import PostNormBlock
+from jaxgen.nn.self_attention import SelfAttention
 
 
 def gpt2(
@@ -157,6 +155,37 @@ def qwen3(
     return network.clone(attention=partial(network.attention, query_key_norm=norm))
 
 
+def mixtral(
+    vocabulary: int = 32000,
+    width: int = 4096,
+    layers: int = 32,
+    heads: int = 32,
+    groups: int = 8,
+    hidden: int = 14336,
+    *,
+    experts: int = 8,
+    chosen: int = 2,
+    depth: int | None = None,
+    rotary_base: float = 1e6,
+    window: int | None = None,
+    tied: bool = False,
+    epsilon: float = 1e-5,
+    dispatch: Dispatch = dropless,
+) -> Transformer:
+    """Mixtral (Jiang et al. 2024): Llama with a mixture of experts; the defaults are its 8×7B.
+
+    hidden: an expert's hidden width. dispatch: as in `MixtureOfExperts`.
+    """
+    network = llama(
+        vocabulary, width, layers, heads, groups, hidden, depth=depth, rotary_base=rotary_base,
+        window=window, tied=tied, epsilon=epsilon,
+    )  # fmt: skip
+    mixture = partial(
+        MixtureOfExperts, experts=experts, chosen=chosen, hidden=hidden, dispatch=dispatch
+    )
+    return network.clone(mlp=mixture)
+
+
 def bert(
     vocabulary: int = 30522,
     width: int = 768,
@@ -183,108 +212,4 @@ def bert(
         activation=activation,
         pools=True,
         dropout=dropout,
-    )
-
-
-def transformer_2017(
-    vocabulary: int,
-    width: int = 512,
-    layers: int = 6,
-    heads: int = 8,
-    hidden: int = 2048,
-    *,
-    dropout: float = 0.1,
-) -> EncoderDecoder:
-    """The first transformer (Vaswani et al. 2017); the defaults are its base size.
-
-    Post-norm, sinusoidal positions, vectors multiplied by √width and shared by both sides and the
-    scores (sections 3.4 and 3.5). Kernels are initialized as in its authors' code, by fan average.
-    """
-    uniform = nn.initializers.glorot_uniform()
-    tower = partial(
-        Tower,
-        layers,
-        mlp=partial(MLP, hidden=hidden, activation=nn.relu),
-        norm=LayerNorm,
-        block=PostNormBlock,
-        dropout=dropout,
-        initializer=uniform,
-        output_initializer=uniform,
-    )
-    attention = partial(SelfAttention, heads=heads, bias=False)
-    across = partial(CrossAttention, heads=heads, bias=False)
-    return EncoderDecoder(
-        vocabulary,
-        width,
-        encoder=partial(tower, attention=partial(attention, causal=False)),
-        decoder=partial(tower, attention=attention, cross_attention=across),
-        positions=SinusoidalPositions,
-        dropout=dropout,
-        scales=Scales(embedding=width**0.5),
-        initializer=nn.initializers.normal(width**-0.5),
-    )
-
-
-def t5(
-    vocabulary: int,
-    width: int,
-    layers: int,
-    heads: int,
-    depth: int,
-    hidden: int,
-    *,
-    decoder_layers: int | None = None,
-    buckets: int = 32,
-    furthest: int = 128,
-    gated: bool = False,
-    tied: bool = True,
-    dropout: float = 0.0,
-    epsilon: float = 1e-6,
-) -> EncoderDecoder:
-    """T5 (Raffel et al. 2020); `gated=True, tied=False` is T5 1.1 (Shazeer 2020's GeGLU).
-
-    Distances as biases, RMSNorm, no biases elsewhere, attention without 1/√depth (its
-    initialization makes up for it), scores multiplied by width^-1/2 where they are tied.
-    """
-    fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
-    # Queries begin smaller by 1/√depth, in place of the scale.
-    queries = nn.initializers.variance_scaling(1.0 / depth, "fan_in", "normal")
-    mlp = partial(GatedMLP, activation=gelu_tanh) if gated else partial(MLP, activation=nn.relu)
-    tower = partial(
-        Tower,
-        mlp=partial(mlp, hidden=hidden, bias=False),
-        norm=partial(RMSNorm, epsilon=epsilon),
-        dropout=dropout,
-        initializer=fan_in,
-        output_initializer=fan_in,
-    )
-    attention = partial(
-        SelfAttention, heads=heads, depth=depth, bias=False, scale=1.0, dropout=dropout,
-        query_initializer=queries,
-    )  # fmt: skip
-    across = partial(
-        CrossAttention, heads=heads, depth=depth, bias=False, scale=1.0, dropout=dropout,
-        query_initializer=queries,
-    )  # fmt: skip
-    distances = partial(RelativePositionBias, heads, buckets=buckets, furthest=furthest)
-    return EncoderDecoder(
-        vocabulary,
-        width,
-        encoder=partial(
-            tower,
-            layers,
-            attention=partial(attention, causal=False),
-            distances=partial(distances, both_ways=True),
-        ),
-        decoder=partial(
-            tower,
-            decoder_layers or layers,
-            attention=attention,
-            cross_attention=across,
-            distances=partial(distances, both_ways=False),
-        ),
-        tied=tied,
-        dropout=dropout,
-        scales=Scales(logits=width**-0.5 if tied else 1.0),
-        initializer=nn.initializers.normal(1.0),
     )

@@ -6,26 +6,40 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from jaxgen.experiment import Key, Params
+
+
+@flax.struct.dataclass
+class Seen:
+    """What a model sees of a batch; all but the tokens may be None.
+
+    tokens, positions, segments: (batch, time), as `next_token_loss` has them, all but the last.
+    source, source_segments: (batch, sources), the text that the tokens are an answer to.
+    """
+
+    tokens: Any
+    positions: Any = None
+    segments: Any = None
+    source: Any = None
+    source_segments: Any = None
 
 
 @dataclass(frozen=True)
 class LanguageModel:
     """A vector at each token, then scores of what comes next: these can be taken in parts.
 
-    hidden: `(params, tokens (batch, time), positions or None, segments or None, key or None) ->
-        (hidden (batch, time, width), penalties {name: scalar})`: each position's last vector, and
-        what the model would have added to its loss. Without a key nothing is dropped.
+    hidden: `(params, seen, key or None) -> (hidden (batch, time, width), penalties)`: each
+        position's last vector, and scalars by name that the model would have added to its loss.
+        Without a key nothing is dropped.
     scores: `(params, hidden (*rows, width)) -> (*rows, vocabulary)`, float32 logits.
     """
 
-    hidden: Callable[
-        [Params, Array, Array | None, Array | None, Key | None], tuple[Array, Mapping[str, Array]]
-    ]
+    hidden: Callable[[Params, Seen, Key | None], tuple[Array, Mapping[str, Array]]]
     scores: Callable[[Params, Array], Array]
 
 
@@ -36,19 +50,28 @@ def language_model(network: Any) -> LanguageModel:
     mean over layers of each name.
     """
 
+    def arguments(seen: Seen, deterministic: bool) -> tuple[Any, ...]:
+        return seen.tokens, seen.positions, seen.segments, deterministic
+
+    return _applied(network, arguments)
+
+
+def sourced_language_model(network: Any) -> LanguageModel:
+    """A Linen network with `EncoderDecoder`'s methods, for batches with a "source"."""
+
+    def arguments(seen: Seen, deterministic: bool) -> tuple[Any, ...]:
+        return seen.source, seen.tokens, seen.source_segments, seen.segments, deterministic
+
+    return _applied(network, arguments)
+
+
+def _applied(network: Any, arguments: Callable[[Seen, bool], tuple[Any, ...]]) -> LanguageModel:
     def hidden(
-        params: Params,
-        tokens: Int[Array, "batch time"],
-        positions: Int[Array, "batch time"] | None,
-        segments: Int[Array, "batch time"] | None,
-        key: Key | None,
+        params: Params, seen: Seen, key: Key | None
     ) -> tuple[Float[Array, "batch time width"], dict[str, Float[Array, ""]]]:
         out, sown = network.apply(
             {"params": params},
-            tokens,
-            positions,
-            segments,
-            key is None,
+            *arguments(seen, key is None),
             rngs=None if key is None else {"dropout": key},
             mutable=["router"],
             method="hidden",

@@ -16,7 +16,8 @@ from jaxtyping import Array, Float, Int, Integer
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, Params
 from jaxgen.families.autoregressive.chunks import Measure, summed_over_time
-from jaxgen.families.autoregressive.language_model import LanguageModel
+from jaxgen.families.autoregressive.language_model import LanguageModel, Seen
+from jaxgen.families.autoregressive.passes import perplexity, whole_batches
 
 Score = Callable[[Model, Mapping[str, Any], Key], Mapping[str, float]]
 
@@ -41,7 +42,8 @@ def next_token_loss(
 
     A batch has "tokens" (rows, length + 1): the first `length` are seen, the last `length`
     predicted. Optional: "mask" (rows, length), True where the prediction counts; "segments" and
-    "positions" (rows, length + 1) of packed texts, segment 0 being padding.
+    "positions" (rows, length + 1) of packed texts, segment 0 being padding; for encoder–decoders
+    "source" and "source_segments" (rows, sources), what the tokens are an answer to.
 
     Metrics are "nats" per token with none of the extras, "accuracy", the model's own penalties
     by their names, and "squared_log_partition" if there is a z-loss.
@@ -122,15 +124,10 @@ def full_pass(
     summed = jax.jit(lambda params, batch: _totals(model, params, batch, chunk, token_bytes))
 
     def score(trained: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
-        items: Items = datasets[data]
         results = []
-        for start in range(0, len(items), rows):
-            # The last batch repeats an item, uncounted, so that every batch has one shape.
-            indices = np.minimum(np.arange(start, start + rows), len(items) - 1)
-            batch = dict(items[indices])
-            there = (np.arange(start, start + rows) < len(items))[:, None]
+        for batch, there in whole_batches(datasets[data], rows):
             shape = (rows, batch["tokens"].shape[1] - 1)
-            batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there
+            batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there[:, None]
             results.append(summed(trained.params, batch))
         return _scores(results)
 
@@ -158,12 +155,10 @@ def random_estimate(
 
 @flax.struct.dataclass
 class _Predictions:
-    """What a batch asks of a model: everything (batch, time), positions and segments or None."""
+    """What a batch asks of a model: targets and whether they count, (batch, time)."""
 
     seen: Any
     targets: Any
-    positions: Any
-    segments: Any
     counts: Any
 
 
@@ -180,7 +175,12 @@ def _predictions(batch: Batch) -> _Predictions:
         segments = segments[:, :-1]
     if positions is not None:
         positions = positions[:, :-1]
-    return _Predictions(tokens[:, :-1], targets, positions, segments, counts)
+    source, source_segments = (
+        jnp.asarray(batch[name]) if name in batch else None
+        for name in ("source", "source_segments")
+    )
+    seen = Seen(tokens[:, :-1], positions, segments, source, source_segments)
+    return _Predictions(seen, targets, counts)
 
 
 def _summed(
@@ -192,9 +192,7 @@ def _summed(
     chunk: int | None,
 ) -> tuple[dict[str, Float[Array, "batch"]], Mapping[str, Float[Array, ""]]]:
     """What `measure` finds, summed over each row, and the model's penalties."""
-    hidden, penalties = model.hidden(
-        params, predicted.seen, predicted.positions, predicted.segments, key
-    )
+    hidden, penalties = model.hidden(params, predicted.seen, key)
     scores = partial(model.scores, params)
     sums = summed_over_time(measure, scores, hidden, predicted.targets, predicted.counts, chunk)
     return sums, penalties
@@ -221,7 +219,7 @@ def _scores(results: list[dict[str, Array]]) -> dict[str, float]:
     # Sums over the batches in float64: a corpus has more tokens than float32 has digits.
     totals = {name: sum(float(each[name]) for each in results) for name in results[0]}
     nats = totals["nats"] / totals["count"]
-    scores = {"nats": nats, "perplexity": math.exp(nats) if nats < 700 else math.inf}
+    scores = {"nats": nats, "perplexity": perplexity(nats)}
     if "bytes" in totals:
         scores["bits_per_byte"] = totals["nats"] / totals["bytes"] / math.log(2)
     return scores

@@ -9,9 +9,12 @@ import pytest
 from flax.core import meta
 from small_transformers import parameters
 
-from jaxgen.families.autoregressive.architectures import t5, transformer_2017
+from jaxgen.experiment import Context
 from jaxgen.families.autoregressive.decoder import encoder_decoder_decoder
 from jaxgen.families.autoregressive.decoding import generate, sampled
+from jaxgen.families.autoregressive.encoder_decoder_architectures import t5, transformer_2017
+from jaxgen.families.autoregressive.language_model import sourced_language_model
+from jaxgen.families.autoregressive.likelihood import next_token_loss
 from jaxgen.families.autoregressive.logits import temperature
 from jaxgen.parallel.sharding import RULES
 
@@ -106,3 +109,15 @@ def test_every_parameter_names_its_axes(name):
     for leaf in leaves:
         assert len(leaf.names) == leaf.value.ndim
         assert all(axis is None or axis in RULES for axis in leaf.names)
+
+
+def test_the_loss_is_of_targets_given_their_sources():
+    params, run = made("2017")
+    model = sourced_language_model(NETWORKS["2017"])
+    batch = {"tokens": TARGET, "source": SOURCE, "source_segments": PADDED}
+    context = Context(batch, None, 0, {}, params)
+    output = jax.jit(next_token_loss(model, chunk=4))(params, context)
+    nats = -jax.nn.log_softmax(run(SOURCE, TARGET, PADDED)[:, :-1])
+    expected = jnp.take_along_axis(nats, TARGET[:, 1:, None], axis=-1).mean()
+    np.testing.assert_allclose(output.value, expected, rtol=1e-5)
+    assert output.weight == TARGET[:, 1:].size
