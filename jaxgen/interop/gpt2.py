@@ -90,7 +90,7 @@ def table(network: Transformer) -> Table:
             ("blocks/attention/out/kernel",),
             _LAYER + "attn.c_proj.weight",
             lambda array: (array.reshape(number, -1, array.shape[-1]),),
-            lambda arrays: arrays[0].reshape(-1, arrays[0].shape[-1]),
+            _rows_joined,
         ),
         same("blocks/attention/out/bias", _LAYER + "attn.c_proj.bias"),
     ]
@@ -114,15 +114,20 @@ def _projected(number: int) -> list[Entry]:
         parts = np.split(array, 3, axis=-1)
         return tuple(part.reshape(*part.shape[:-1], number, -1) for part in parts)
 
-    def to_theirs(arrays: Arrays) -> Any:
-        return jnp.concatenate([each.reshape(*each.shape[:-2], -1) for each in arrays], axis=-1)
-
     return [
         Entry(tuple(f"{name}/kernel" for name in names), f"{_LAYER}attn.c_attn.weight",
-              to_ours, to_theirs),
+              to_ours, _joined),
         Entry(tuple(f"{name}/bias" for name in names), f"{_LAYER}attn.c_attn.bias",
-              to_ours, to_theirs),
+              to_ours, _joined),
     ]  # fmt: skip
+
+
+def _joined(arrays: Arrays) -> Any:
+    return jnp.concatenate([each.reshape(*each.shape[:-2], -1) for each in arrays], axis=-1)
+
+
+def _rows_joined(arrays: Arrays) -> Any:
+    return arrays[0].reshape(-1, arrays[0].shape[-1])
 
 
 def _renamed(name: str) -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import jax
 
 from jaxgen.errors import UserError
-from jaxgen.families.autoregressive import architectures
+from jaxgen.families.autoregressive import encoder_decoder_architectures as architectures
 from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder
 from jaxgen.families.autoregressive.transformer import Scales
 from jaxgen.interop.comparison import fields_of, kind_of

@@ -33,7 +33,7 @@ class Entry:
     theirs: its name. Where that has {layer}, each tensor holds one index of our leaves' first axis;
         with {layer} and {expert}, of their first two.
     to_ours: their array as our arrays, without those axes; for numpy, and best by views.
-    to_theirs: our arrays as theirs; for jax.numpy.
+    to_theirs: our arrays as theirs; for jax.numpy, and compiled anew for every other function.
     """
 
     ours: tuple[str, ...]
@@ -59,12 +59,12 @@ class Table:
 
 def same(ours: str, theirs: str) -> Entry:
     """A tensor that is laid out alike."""
-    return Entry((ours,), theirs, lambda array: (array,), lambda arrays: arrays[0])
+    return Entry((ours,), theirs, lambda array: (array,), _only)
 
 
 def linear(ours: str, theirs: str) -> Entry:
     """A PyTorch linear map (out, in), for our kernel (in, out)."""
-    return Entry((ours,), theirs, lambda array: (array.T,), lambda arrays: arrays[0].T)
+    return Entry((ours,), theirs, lambda array: (array.T,), _transposed)
 
 
 def to_heads(ours: str, theirs: str, heads: int) -> Entry:
@@ -73,19 +73,12 @@ def to_heads(ours: str, theirs: str, heads: int) -> Entry:
     def to_ours(array: np.ndarray) -> Arrays:
         return (array.T.reshape(array.shape[1], heads, -1),)
 
-    def to_theirs(arrays: Arrays) -> Any:
-        return arrays[0].reshape(arrays[0].shape[0], -1).T
-
-    return Entry((ours,), theirs, to_ours, to_theirs)
+    return Entry((ours,), theirs, to_ours, _heads_joined)
 
 
 def heads_bias(ours: str, theirs: str, heads: int) -> Entry:
     """A bias (heads·depth,), for ours (heads, depth)."""
-
-    def to_ours(array: np.ndarray) -> Arrays:
-        return (array.reshape(heads, -1),)
-
-    return Entry((ours,), theirs, to_ours, lambda arrays: arrays[0].reshape(-1))
+    return Entry((ours,), theirs, lambda array: (array.reshape(heads, -1),), _flat)
 
 
 def from_heads(ours: str, theirs: str, heads: int) -> Entry:
@@ -94,10 +87,28 @@ def from_heads(ours: str, theirs: str, heads: int) -> Entry:
     def to_ours(array: np.ndarray) -> Arrays:
         return (array.T.reshape(heads, -1, array.shape[0]),)
 
-    def to_theirs(arrays: Arrays) -> Any:
-        return arrays[0].reshape(-1, arrays[0].shape[-1]).T
+    return Entry((ours,), theirs, to_ours, _joined_heads)
 
-    return Entry((ours,), theirs, to_ours, to_theirs)
+
+# Not made anew for each entry: those of the same shapes are compiled once.
+def _only(arrays: Arrays) -> Any:
+    return arrays[0]
+
+
+def _transposed(arrays: Arrays) -> Any:
+    return arrays[0].T
+
+
+def _flat(arrays: Arrays) -> Any:
+    return arrays[0].reshape(-1)
+
+
+def _heads_joined(arrays: Arrays) -> Any:
+    return arrays[0].reshape(arrays[0].shape[0], -1).T
+
+
+def _joined_heads(arrays: Arrays) -> Any:
+    return arrays[0].reshape(-1, arrays[0].shape[-1]).T
 
 
 @dataclass(frozen=True)
