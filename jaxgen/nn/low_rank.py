@@ -88,7 +88,7 @@ def is_adapter(path: Path) -> bool:
 def merged(params: Params) -> Params:
     """The parameters with each adapter added to its kernel and taken out: W + A·B·scale."""
     flat = traverse_util.flatten_dict(params)
-    kept = {path: leaf for path, leaf in flat.items() if path[-1] not in _LEAVES}
+    kept = traverse_util.flatten_dict(without_adapters(params))
     for path in flat:
         if path[-1] != "lora_a":
             continue
@@ -105,6 +105,14 @@ def adapters_only(params: Params) -> Params:
     flat = traverse_util.flatten_dict(params)
     return traverse_util.unflatten_dict(
         {path: leaf for path, leaf in flat.items() if path[-1] in _LEAVES}
+    )
+
+
+def without_adapters(params: Params) -> Params:
+    """The parameters as they were before `adapted`."""
+    flat = traverse_util.flatten_dict(params)
+    return traverse_util.unflatten_dict(
+        {path: leaf for path, leaf in flat.items() if path[-1] not in _LEAVES}
     )
 
 
