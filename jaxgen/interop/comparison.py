@@ -81,8 +81,14 @@ def fields_of(maker: Any, width: int | None = None) -> Fields:
 
 
 def arguments_of(maker: Any) -> dict[str, Any]:
-    """The arguments that a maker gives its function, defaults included."""
+    """The arguments that a maker gives its function, defaults included.
+
+    Raises:
+        UserError: if there is no function.
+    """
     function, positional, named = _called(maker)
+    if not inspect.isfunction(function):
+        raise UserError(f"There is {maker!r} where Hugging Face's architecture has a function.")
     bound = inspect.signature(function).bind_partial(*positional, **named)
     bound.apply_defaults()
     return bound.arguments

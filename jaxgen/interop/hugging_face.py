@@ -127,12 +127,13 @@ def save(
     named = {} if tokenizer is None else tokenizer_files.special_numbers(tokenizer)
     described = {**_said_by_default(network), **named, **(config or {}), **decided}
     described.pop("transformers_version", None)
-    tensors = weights.tensors_of(params, architecture.table(network), dtype)
-    again = architecture.network_of(described, [tensor.name for tensor in tensors])
+    table = architecture.table(network)
+    again = architecture.network_of(described, [entry.theirs for entry in table.entries])
     differs = difference(network, again)
     if differs is not None:
         kind = decided["model_type"]
         raise UserError(f"Hugging Face's {kind} has no network like this one: {differs}.")
+    tensors = weights.tensors_of(params, table, dtype)
     described["dtype"] = described["torch_dtype"] = tensors[0].dtype.name
     files = {}
     if tokenizer is not None:

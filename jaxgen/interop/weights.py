@@ -285,7 +285,7 @@ def _taken(leaves: Arrays, index: Arrays, to_theirs: Any, dtype: Any, sharding: 
 
 
 def _gathered(piece: _Piece, leaves: Arrays, dtype: Any, rows: slice | None = None) -> np.ndarray:
-    mesh = leaves[0].sharding
-    whole = NamedSharding(mesh.mesh, PartitionSpec()) if isinstance(mesh, NamedSharding) else None
+    place = getattr(leaves[0], "sharding", None)
+    whole = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else None
     array = np.asarray(_taken(leaves, piece.index, piece.entry.to_theirs, dtype, whole))
     return array if rows is None else array[rows]
