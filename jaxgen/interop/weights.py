@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxgen.errors import UserError
 from jaxgen.experiment import Params
 from jaxgen.interop.checkpoint_files import Tensor
+from jaxgen.nn.low_rank import is_adapter
 
 Arrays = tuple[Any, ...]
 
@@ -188,6 +189,8 @@ def _pieces(table: Table, leaves: Mapping[str, Any]) -> Iterator[_Piece]:
     for path in sorted(set(covered) - leaves.keys()):
         raise UserError(f"The parameters have no {path}: they are of another network.")
     for path in sorted(leaves.keys() - set(covered)):
+        if is_adapter(tuple(path.split("/"))):
+            raise UserError(f"{path} is an adapter: merge adapters into their kernels first.")
         raise UserError(
             f"{path} has no place in the other library's files: it can't be kept there."
         )

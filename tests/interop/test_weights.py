@@ -186,6 +186,9 @@ def test_other_trees_are_named(tensors):
     with pytest.raises(UserError, match="no positions/embedding"):
         table = Table((*TABLE.entries, same("positions/embedding", "model.positions.weight")))
         tensors_of(traverse_util.unflatten_dict(PARAMS, sep="/"), table)
+    adapted = PARAMS | {"blocks/query/lora_a": np.zeros((LAYERS, 8, 2))}
+    with pytest.raises(UserError, match="query/lora_a is an adapter: merge"):
+        tensors_of(traverse_util.unflatten_dict(adapted, sep="/"), TABLE)
 
 
 def test_the_host_never_holds_more_than_two_of_the_largest_files(tmp_path, theirs):
