@@ -19,7 +19,7 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"nn", "parallel"},
     "families": {"nn"},
-    "interop": {"families", "nn"},
+    "interop": {"families", "nn", "parallel", "data.subwords"},
     "training": {"parallel", "data.loader"},
     "flags": set(),
     "cli": {"flags", "training", "data"},
