@@ -3,7 +3,6 @@
 Papers: Goodfellow et al. 2014 (minimax, non-saturating); Mao et al. 2017 (least squares); Arjovsky
 et al. 2017, Gulrajani et al. 2017 (Wasserstein); Lim & Ye 2017 (hinge); Mescheder et al. 2018 (R1);
 Huang et al. 2024 (relativistic). The grid and its modes: Lin et al. 2018, Srivastava et al. 2017.
-
 Command: jaxgen train experiments/gaussians_gan.py [--setting ring]
 Hardware and time: one CPU core, 4 minutes for all eight.
 Expected: 25 of 25 modes by every loss whose discriminator's slope is held, a third to a half of
