@@ -182,7 +182,6 @@ def their_steps(latent, peer, real, device, compiled):
 def main():
     parser = side_by_side.arguments(__doc__)
     parser.add_argument("--compile", action="store_true", help="PyTorch under torch.compile")
-    parser.add_argument("--threads", type=int, default=side_by_side.THREADS, help="for each side")
     parser.add_argument("--steps", type=int, default=20, help="in each turn")
     chosen = parser.parse_args()
     side_by_side.share_threads(chosen.threads)
