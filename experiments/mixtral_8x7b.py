@@ -22,7 +22,6 @@ from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
-from jaxgen.interop.hugging_face import load_into
 
 from jaxgen.data.sources import Deferred, Shuffled
 from jaxgen.data.subwords import SubwordTokenizer
@@ -36,6 +35,7 @@ from jaxgen.families.autoregressive.decoder import transformer_decoder
 from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.likelihood import full_pass, next_token_loss, random_estimate
 from jaxgen.families.autoregressive.sampling import GenerateRequest, text_sampler
+from jaxgen.interop.hugging_face import load_into
 from jaxgen.training.optimizers import adamw, warmup_cosine
 
 

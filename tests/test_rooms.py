@@ -22,8 +22,16 @@ MAY_IMPORT = {
     "interop": {"families", "nn", "parallel", "data.subwords"},
     "training": {"parallel", "data.loader"},
     "flags": set(),
-    "cli": {"flags", "training", "data"},
-    "experiments": {"families", "nn", "data", "evaluation", "training.optimizers", "cli"},
+    "cli": {"flags", "training", "data", "interop"},
+    "experiments": {
+        "families",
+        "nn",
+        "data",
+        "evaluation",
+        "interop",
+        "training.optimizers",
+        "cli",
+    },
 }
 
 

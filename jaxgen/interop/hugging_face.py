@@ -86,17 +86,29 @@ def load(
     """
     config = read_config(directory)
     tensors = read_tensors(directory)
-    kind = str(config.get("model_type"))
-    if kind not in ARCHITECTURES:
-        raise UserError(
-            f"{directory} has a model of type {kind!r}; here there are {', '.join(ARCHITECTURES)}."
-        )
-    architecture = ARCHITECTURES[kind]
+    architecture = _architecture_in(directory, config)
     network = architecture.network_of(config, tensors.keys()).clone(dtype=dtype)
     tokenizer = tokenizer_files.read_tokenizer(Path(directory), config, network.vocabulary)
     table = architecture.table(network)
     params = weights.load(tensors, table, abstract_params(network, mesh, dtype))
     return Loaded(network, params, tokenizer, config)
+
+
+def load_into(directory: str | os.PathLike[str], network: nn.Module, shapes: Params) -> Params:
+    """The parameters in a directory for a network that is there already, as `shapes` says.
+
+    For `Experiment.pretrained`, whose shapes say where each leaf lies on the mesh.
+
+    Raises:
+        UserError: as `load`, and where the files are of another network.
+    """
+    config = read_config(directory)
+    tensors = read_tensors(directory)
+    architecture = _architecture_in(directory, config)
+    differs = difference(network, architecture.network_of(config, tensors.keys()))
+    if differs is not None:
+        raise UserError(f"The model in {directory} isn't the one to be trained: {differs}.")
+    return weights.load(tensors, architecture.table(network), shapes)
 
 
 def save(
@@ -162,6 +174,15 @@ def _said_by_default(network: nn.Module) -> dict[str, Any]:
     if isinstance(network, EncoderDecoder):
         return {"decoder_start_token_id": 0}
     return {"bos_token_id": None, "eos_token_id": None} if isinstance(network, Transformer) else {}
+
+
+def _architecture_in(directory: str | os.PathLike[str], config: Config) -> Architecture:
+    kind = str(config.get("model_type"))
+    if kind not in ARCHITECTURES:
+        raise UserError(
+            f"{directory} has a model of type {kind!r}; here there are {', '.join(ARCHITECTURES)}."
+        )
+    return ARCHITECTURES[kind]
 
 
 def _architecture_of(network: nn.Module) -> Architecture:
