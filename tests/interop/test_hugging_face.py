@@ -354,3 +354,52 @@ def test_roles_without_a_number_do_not_matter(tokenizer):
         == SpecialTokens(pad="<|endoftext|>", bos="<|endoftext|>", eos="<|endoftext|>").roles()
     )
     hugging_face.tokenizer_files.check(tokenizer, {"pad_token_id": -1, "x": 3}, 300, "a model")
+
+
+@pytest.mark.parametrize(
+    "config, names",
+    [
+        (
+            GPT2,
+            {
+                "h.3.attn.c_attn.weight": "transformer.h.3.attn.c_attn.weight",
+                "transformer.wte.weight": "transformer.wte.weight",
+                "lm_head.weight": "lm_head.weight",
+                "h.3.attn.bias": None,
+                "transformer.h.11.attn.masked_bias": None,
+                "h.3.attn.c_attn.bias": "transformer.h.3.attn.c_attn.bias",
+            },
+        ),
+        (
+            LLAMA3,
+            {
+                "norm.weight": "model.norm.weight",
+                "lm_head.weight": "lm_head.weight",
+                "model.layers.0.self_attn.rotary_emb.inv_freq": None,
+            },
+        ),
+        (
+            BERT,
+            {
+                "embeddings.LayerNorm.gamma": "bert.embeddings.LayerNorm.weight",
+                "cls.predictions.transform.LayerNorm.beta": (
+                    "cls.predictions.transform.LayerNorm.bias"
+                ),
+                "pooler.dense.bias": "bert.pooler.dense.bias",
+                "bert.embeddings.position_ids": None,
+                "cls.seq_relationship.weight": None,
+            },
+        ),
+        (
+            T5,
+            {
+                "decoder.block.0.layer.1.EncDecAttention.relative_attention_bias.weight": None,
+                "shared.weight": "shared.weight",
+            },
+        ),
+    ],
+    ids=["gpt2", "llama", "bert", "t5"],
+)
+def test_older_names_are_known(config, names):
+    table = ARCHITECTURES[config["model_type"]].table(network_of(config))
+    assert {name: table.renamed(name) for name in names} == names
