@@ -200,7 +200,6 @@ def main():
     parser = side_by_side.arguments(__doc__)
     parser.add_argument("--compile", action="store_true", help="PyTorch under torch.compile")
     parser.add_argument("--usual", action="store_true", help="PyTorch's step as in its example")
-    parser.add_argument("--threads", type=int, default=side_by_side.THREADS, help="for each side")
     parser.add_argument("--steps", type=int, default=20, help="in each turn")
     chosen = parser.parse_args()
     side_by_side.share_threads(chosen.threads)

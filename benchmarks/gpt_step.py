@@ -87,8 +87,12 @@ def as_jax(model, heads, leaf):
     return jax.tree.map(lambda x: jnp.array(x, copy=True), tree)
 
 
-def agree(loss, params, model, heads, tokens):
-    """Stops unless loss and every gradient are the same to 1e-4 of their size."""
+def agree(loss, params, model, as_tree, tokens):
+    """Stops unless loss and every gradient are the same to 1e-4 of their size.
+
+    model: takes tokens and targets to PyTorch's loss; as_tree: makes our tree of what a function
+    takes from its parameters.
+    """
     value, gradients = jax.jit(
         jax.value_and_grad(
             lambda params: loss(params, Context({"tokens": tokens}, None, 0, {}, params)).value
@@ -97,7 +101,8 @@ def agree(loss, params, model, heads, tokens):
     peer = model(torch.from_numpy(tokens[:, :-1]), torch.from_numpy(tokens[:, 1:]))
     peer.backward()
     assert abs(float(value) - peer.item()) < 1e-4, (float(value), peer.item())
-    theirs = as_jax(model, heads, lambda parameter: parameter.grad)
+    theirs = as_tree(lambda parameter: parameter.grad)
+    assert jax.tree.structure(gradients) == jax.tree.structure(theirs)
     for (path, a), b in zip(
         jax.tree.leaves_with_path(gradients), jax.tree.leaves(theirs), strict=True
     ):
@@ -110,12 +115,16 @@ def steps(sizes):
     layers, heads, width, context, batch = sizes
     torch.manual_seed(0)
     model = torch_gpt.GPT(VOCABULARY, width, layers, heads, context, dropout=0.0)
-    peer = torch_gpt.adamw(model, rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
-    params = as_jax(model, heads, lambda parameter: parameter.detach())
     tokens = np.random.default_rng(0).integers(VOCABULARY, size=(batch, context + 1))
     loss = next_token_loss(language_model(network(layers, heads, width, context)))
-    agree(loss, params, model, heads, tokens)
+    return pair(loss, model, partial(as_jax, model, heads), tokens)
 
+
+def pair(loss, model, as_tree, tokens):
+    """`steps` of a loss of ours and a model of PyTorch's, after `agree`."""
+    params = as_tree(lambda parameter: parameter.detach())
+    agree(loss, params, model, as_tree, tokens)
+    peer = torch_gpt.adamw(model, rate=1e-3, betas=(0.9, 0.99), weight_decay=0.1)
     optimizer = adamw(1e-3, b1=0.9, b2=0.99, weight_decay=0.1, clip=1.0)
     update = Update("gpt", loss, optimizer)
     step = jax.jit(make_train_step([update], jax.random.key(0)), donate_argnums=0)
@@ -142,7 +151,7 @@ def main():
     parser = side_by_side.arguments(__doc__)
     parser.add_argument("--only", choices=["small", "large"])
     chosen = parser.parse_args()
-    side_by_side.share_threads()
+    side_by_side.share_threads(chosen.threads)
     for name, sizes in SETTINGS.items():
         if chosen.only and not name.startswith(chosen.only):
             continue

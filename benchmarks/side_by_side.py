@@ -1,7 +1,8 @@
 """Two training steps side by side: ours and PyTorch's, with the same threads, timed in turns.
 
 In turns, so that whatever else the machine does hits both; the numbers are medians over the turns,
-the ratio the median of each turn's own.
+the ratio the median of each turn's own. Beside the clock's time stands that of the processor: with
+one thread (`--threads 1`) it is what the work itself costs, however busy the machine is.
 """
 
 import argparse
@@ -16,13 +17,14 @@ THREADS = 2
 
 
 def arguments(description):
-    """A parser with the flag that every comparison has."""
+    """A parser with the flags that every comparison has."""
     parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--turns", type=int, default=12, help="how often each side is timed")
+    parser.add_argument("--threads", type=int, default=THREADS, help="for each side")
     return parser
 
 
-def share_threads(threads=THREADS):
+def share_threads(threads):
     """Gives both sides so many threads, and says so; to be called before the first array is made.
 
     XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
@@ -42,19 +44,16 @@ def compare(name, ours, theirs, *, turns, steps, warm_up):
         run(warm_up)  # compiles, and warms up what there is to warm
     rows = [[_milliseconds(run, steps) for run in pair] for _ in range(turns)]
     print(name)
-    for which, clock in enumerate(("", "of the processors")):
-        times = [[side[which] for side in row] for row in rows]
+    for clock, label in enumerate(("by the clock", "of processor")):
+        times = [[side[clock] for side in row] for row in rows]
         mine, peer = (statistics.median(side) for side in zip(*times, strict=True))
         ratio = statistics.median(theirs / ours for ours, theirs in times)
-        print(
-            f"  jaxgen {mine:8.2f} ms   PyTorch {peer:8.2f} ms   ratio {ratio:.2f}×   {clock}",
-            flush=True,
-        )
+        print(f"  {label}: jaxgen {mine:8.2f} ms   PyTorch {peer:8.2f} ms   ratio {ratio:.2f}×")
 
 
 def _milliseconds(run, steps):
-    """A step's, by the clock, and of all this process's threads together."""
+    """A step's, by the clock and of the processor."""
     begin = time.perf_counter(), time.process_time()
     run(steps)
     end = time.perf_counter(), time.process_time()
-    return [(until - since) / steps * 1e3 for since, until in zip(begin, end, strict=True)]
+    return [(after - before) / steps * 1e3 for before, after in zip(begin, end, strict=True)]

@@ -154,7 +154,7 @@ def main():
     parser.add_argument("--widths", type=int, nargs="+", default=[32, 64])
     parser.add_argument("--rows", type=int, default=64)
     chosen = parser.parse_args()
-    side_by_side.share_threads()
+    side_by_side.share_threads(chosen.threads)
     side_by_side.compare(
         f"U-Net of widths {chosen.widths}, batch {chosen.rows}",
         *steps(tuple(chosen.widths), chosen.rows),

@@ -165,7 +165,7 @@ def steps(rows):
 
 def main():
     chosen = side_by_side.arguments(__doc__).parse_args()
-    side_by_side.share_threads()
+    side_by_side.share_threads(chosen.threads)
     for rows in (20, 100):
         one, scanned, theirs = steps(rows)
         for name, run in (("one update a call", one), (f"{SCAN} updates a call", scanned)):

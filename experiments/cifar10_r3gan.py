@@ -29,12 +29,17 @@ import jax.numpy as jnp
 from jaxgen.data.datasets import cifar10, enlarged_digits
 from jaxgen.data.images import RandomFlip
 from jaxgen.data.sources import Kept, Shuffled
+from jaxgen.evaluation.generated import seen_spread
 from jaxgen.evaluation.inception_scores import inception_evaluation
-from jaxgen.experiment import Experiment, Key, Preview, Update
+from jaxgen.experiment import Evaluation, Experiment, Key, Preview, Update
 from jaxgen.families.gan.augmentation import ScheduledAugmentation
 from jaxgen.families.gan.augmentation_pipeline import Pictures, Pipeline
 from jaxgen.families.gan.game import Game
-from jaxgen.families.gan.notices import discriminator_saturated, generator_stalled
+from jaxgen.families.gan.notices import (
+    discriminator_saturated,
+    generator_stalled,
+    variety_falling,
+)
 from jaxgen.families.gan.parts import Scalar
 from jaxgen.families.gan.penalties import Penalty, r1, r2
 from jaxgen.families.gan.r3gan import R3ganDiscriminator, R3ganGenerator
@@ -68,7 +73,7 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
-    "tiny": Config(stand_in=True, widths=(4, 4), blocks=1, group_width=None, patch=4, latent=8,
+    "tiny": Config(stand_in=True, widths=(4,), blocks=1, group_width=None, patch=8, latent=8,
                    pictures=32, changing=16, batch_size=8, augmented=0.0, samples=16),
 }  # fmt: skip
 
@@ -102,6 +107,7 @@ def build(config: Config) -> Experiment:
     rate = over(config.learning_rate, config.learning_rate / 4)
     optimizer = adam(rate, b1=0.0, b2=over(0.9, 0.99))
     average = half_life(over(0.0, config.average), config.batch_size)
+    watch, seen = max(1, steps // 100), min(500, config.samples)
     return Experiment(
         init=game.init,
         updates=[
@@ -114,10 +120,15 @@ def build(config: Config) -> Experiment:
         network=game,
         samplers=game_samplers(game, test),
         evaluations=[
-            inception_evaluation(config.inception, train, partial(draw, game), config.samples)
+            Evaluation("variety", seen_spread(partial(draw, game), seen), every=watch),
+            inception_evaluation(config.inception, train, partial(draw, game), config.samples),
         ],
-        previews=[Preview("grid", "draw", DrawRequest(), every=max(1, steps // 100))],
-        notices=[discriminator_saturated(), generator_stalled()],
+        previews=[Preview("grid", "draw", DrawRequest(), every=watch)],
+        notices=[
+            discriminator_saturated(),
+            generator_stalled(),
+            variety_falling("variety/spread", share=0.5),
+        ],
         log_every=min(50, steps),
         checkpoint_every=max(1, steps // 50),
         unit="pictures",

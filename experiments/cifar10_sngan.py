@@ -31,10 +31,11 @@ from jaxgen.data.sources import Kept, Shuffled
 from jaxgen.evaluation.inception_scores import inception_evaluation
 from jaxgen.evaluation.pieces import in_pieces
 from jaxgen.evaluation.sliced_wasserstein import sliced_wasserstein_distance
+from jaxgen.evaluation.spread import relative_spread
 from jaxgen.experiment import Evaluation, Experiment, Key, Model, Preview, Update
 from jaxgen.families.gan.game import Game
 from jaxgen.families.gan.heads import LogitHead, ProjectionHead
-from jaxgen.families.gan.notices import generator_stalled
+from jaxgen.families.gan.notices import generator_stalled, variety_falling
 from jaxgen.families.gan.samplers import DrawRequest, draw, game_samplers
 from jaxgen.families.gan.sngan import SNGANDiscriminator, SNGANGenerator
 from jaxgen.nn.adversary import HINGE
@@ -102,10 +103,15 @@ def build(config: Config) -> Experiment:
 
     def pixels(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         count = min(config.pixel_samples, len(data["test"]))
-        real = data["test"][np.arange(count)]["image"]
-        drawn = np.concatenate(list(in_pieces(partial(draw, game, model), key, count)))
-        distance = sliced_wasserstein_distance(coarse(real), coarse(drawn))
-        return {"samples": float(count), "sliced_wasserstein_distance": distance}
+        real = coarse(data["test"][np.arange(count)]["image"])
+        drawn = np.concatenate(
+            [coarse(some) for some in in_pieces(partial(draw, game, model), key, count)]
+        )
+        return {
+            "samples": float(count),
+            "sliced_wasserstein_distance": sliced_wasserstein_distance(real, drawn),
+            "spread": relative_spread(real, drawn),
+        }
 
     return Experiment(
         init=game.init,
@@ -123,7 +129,7 @@ def build(config: Config) -> Experiment:
             inception_evaluation(config.inception, train, partial(draw, game), config.samples),
         ],
         previews=[Preview("grid", "draw", DrawRequest(), every=1_000)],
-        notices=[generator_stalled()],
+        notices=[generator_stalled(), variety_falling("coarse_pixels/spread", share=0.5)],
         checkpoint_every=2_000,
         unit="pictures",
     )

@@ -73,7 +73,7 @@ SETTINGS = {
     "gpu": Config(widths=(384, 384, 384, 384), blocks=2, expansion=2, group_width=16, patch=1,
                   steps=60_000, batch_size=256, learning_rate=2e-4, slope_penalty=1.0,
                   average=500_000.0, bfloat16=True),
-    "tiny": Config(widths=(4, 4), patch=4, stacks=64, steps=4, batch_size=8, samples=64),
+    "tiny": Config(widths=(4,), patch=8, stacks=64, steps=4, batch_size=8, samples=64),
 }  # fmt: skip
 
 

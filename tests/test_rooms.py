@@ -19,11 +19,19 @@ MAY_IMPORT = {
     "data": set(),
     "evaluation": {"nn", "parallel"},
     "families": {"nn"},
-    "interop": {"families", "nn"},
+    "interop": {"families", "nn", "parallel", "data.subwords"},
     "training": {"parallel", "data.loader"},
     "flags": set(),
-    "cli": {"flags", "training", "data"},
-    "experiments": {"families", "nn", "data", "evaluation", "training.optimizers", "cli"},
+    "cli": {"flags", "training", "data", "interop"},
+    "experiments": {
+        "families",
+        "nn",
+        "data",
+        "evaluation",
+        "interop",
+        "training.optimizers",
+        "cli",
+    },
 }
 
 

@@ -77,23 +77,27 @@ class Records:
 
 @dataclass(frozen=True)
 class Kept:
-    """Another data set, read and decoded whole at the first look at an item, then in memory.
+    """Another data set, read and decoded whole once an eighth of it was asked for, then in memory.
 
-    Nothing is read before: an experiment that is built only for its network pays nothing. A loader
-    process is sent no items, and reads its own.
+    Before that items are read one by one, so that a run of a few steps doesn't wait for all of
+    them, and an experiment that is built only for its network reads nothing. A loader process is
+    sent no items, and reads its own.
     """
 
     items: Items
     _lock: Any = field(default_factory=threading.Lock, init=False, repr=False, compare=False)
+    _asked: list[int] = field(default_factory=lambda: [0], init=False, repr=False, compare=False)
 
     def __len__(self) -> int:
         return len(self.items)
 
     def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> Item:
-        # Of the loader's threads one reads, and the others wait for it.
+        # Of the loader's threads one reads all items, and the others wait for it.
         with self._lock:
-            arrays = self._arrays
-        return arrays[indices]
+            self._asked[0] += len(indices)
+            many = 8 * self._asked[0] >= len(self.items)
+            items: Items = self._arrays if many else self.items
+        return items[indices]
 
     def __reduce__(self) -> tuple[type[Kept], tuple[Items]]:
         return Kept, (self.items,)

@@ -168,6 +168,23 @@ class SubwordTokenizer:
         return continues
 
     @cached_property
+    def token_bytes(self) -> Int32[np.ndarray, "vocabulary"]:
+        """How many bytes of UTF-8 each token of a byte-level vocabulary stands for; special ones 0.
+
+        Raises `UserError` for another vocabulary, whose tokens don't say.
+        """
+        if not isinstance(self.tokenizer.decoder, tokenizers.decoders.ByteLevel):
+            raise UserError(
+                "only a byte-level vocabulary says how many bytes a token stands for: train one "
+                "by train_byte_pairs"
+            )
+        sizes = np.zeros(self.vocabulary_size, np.int32)
+        for text, number in self.tokenizer.get_vocab().items():
+            sizes[number] = len(text)  # one letter a byte
+        sizes[list(self.special_tokens)] = 0
+        return sizes
+
+    @cached_property
     def fingerprint(self) -> str:
         """A SHA-256 of the numbered vocabulary and of how a fixed text is cut, in hexadecimal.
 

@@ -9,12 +9,13 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Integer
 
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.data.token_files import TokenFile, TokenWriter, open_tokens
@@ -29,11 +30,32 @@ _PARTS = {
 
 @dataclass(frozen=True, eq=False)
 class TokenCorpus:
-    """Documents one after another, each followed by an end-of-text token."""
+    """Documents one after another, each followed by an end-of-text token.
 
-    train: TokenFile
-    validation: TokenFile
+    train, validation: as `Windows` and `Blocks` take them, a file or an array.
+    """
+
+    train: TokenFile | Integer[np.ndarray, "training"]
+    validation: TokenFile | Integer[np.ndarray, "held_out"]
     tokenizer: SubwordTokenizer
+
+    def kept(self) -> dict[str, bytes]:
+        """What a run keeps of it: the tokenizer's files, and what tells that it is the same."""
+        return {**self.tokenizer.files(), _DESCRIPTION: json.dumps(self._described()).encode()}
+
+    def unchanged(self, kept: Mapping[str, bytes]) -> TokenCorpus:
+        """The same corpus; `UserError` unless it is as large, and cut by the tokenizer, as kept."""
+        if (known := json.loads(kept[_DESCRIPTION])) != self._described():
+            raise UserError(
+                f"the corpus has changed since this run began ({known['train']:,} tokens to train "
+                f"on, now {len(self.train):,}, or another tokenizer): put the old one back, or "
+                "train anew"
+            )
+        return self
+
+    def _described(self) -> dict[str, Any]:
+        sizes = {"train": len(self.train), "validation": len(self.validation)}
+        return {**sizes, "tokenizer": self.tokenizer.fingerprint}
 
 
 def read_corpus_directory(directory: str) -> TokenCorpus:

@@ -12,7 +12,8 @@ from jaxtyping import Array
 from jaxgen.evaluation.image_scores import Read, feature_scores, reference
 from jaxgen.evaluation.modes import class_entropy
 from jaxgen.evaluation.pieces import in_pieces
-from jaxgen.experiment import Key, Model
+from jaxgen.evaluation.spread import relative_spread
+from jaxgen.experiment import Key, Model, taken
 
 Draw = Callable[[Model, Key, int], Array]  # (model, key, count) -> pictures in [-1, 1]
 Score = Callable[[Model, Mapping[str, Any], Key], dict[str, float]]
@@ -46,5 +47,19 @@ def seen_classes(read: Read, draw: Draw, classes: int, samples: int = 500) -> Sc
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         labels, _ = read(np.asarray(drawn(model, key, samples)))
         return {"entropy": class_entropy(labels, classes)}
+
+    return score
+
+
+def seen_spread(draw: Draw, samples: int = 500) -> Score:
+    """The "spread" of so few samples, relative to as many of "test": a watch without a classifier.
+
+    Raises `UserError` where the data's "test" has fewer.
+    """
+    drawn = jax.jit(draw, static_argnums=2)
+
+    def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
+        real = taken(data["test"], 0, samples)["image"]
+        return {"spread": relative_spread(real, np.asarray(drawn(model, key, samples)))}
 
     return score

@@ -150,7 +150,10 @@ def _in_file(path: Path) -> dict[str, Tensor]:
 def _values(path: Path, name: str, rows: slice | None = None) -> np.ndarray:
     try:
         with _opened(path) as file:
-            return file.get_tensor(name) if rows is None else file.get_slice(name)[rows]
+            if rows is None:
+                return file.get_tensor(name)
+            stored = file.get_slice(name)
+            return stored[slice(*rows.indices(stored.get_shape()[0]))]
     except (SafetensorError, OSError) as error:
         raise UserError(f"{name} can't be read from {path} ({error}).") from error
 

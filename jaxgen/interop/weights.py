@@ -21,6 +21,7 @@ from jax.sharding import NamedSharding, PartitionSpec, Sharding
 from jaxgen.errors import UserError
 from jaxgen.experiment import Params
 from jaxgen.interop.checkpoint_files import Tensor
+from jaxgen.nn.low_rank import is_adapter
 
 Arrays = tuple[Any, ...]
 
@@ -33,7 +34,7 @@ class Entry:
     theirs: its name. Where that has {layer}, each tensor holds one index of our leaves' first axis;
         with {layer} and {expert}, of their first two.
     to_ours: their array as our arrays, without those axes; for numpy, and best by views.
-    to_theirs: our arrays as theirs; for jax.numpy.
+    to_theirs: our arrays as theirs; for jax.numpy, and compiled anew for every other function.
     """
 
     ours: tuple[str, ...]
@@ -59,12 +60,12 @@ class Table:
 
 def same(ours: str, theirs: str) -> Entry:
     """A tensor that is laid out alike."""
-    return Entry((ours,), theirs, lambda array: (array,), lambda arrays: arrays[0])
+    return Entry((ours,), theirs, lambda array: (array,), _only)
 
 
 def linear(ours: str, theirs: str) -> Entry:
     """A PyTorch linear map (out, in), for our kernel (in, out)."""
-    return Entry((ours,), theirs, lambda array: (array.T,), lambda arrays: arrays[0].T)
+    return Entry((ours,), theirs, lambda array: (array.T,), _transposed)
 
 
 def to_heads(ours: str, theirs: str, heads: int) -> Entry:
@@ -73,19 +74,12 @@ def to_heads(ours: str, theirs: str, heads: int) -> Entry:
     def to_ours(array: np.ndarray) -> Arrays:
         return (array.T.reshape(array.shape[1], heads, -1),)
 
-    def to_theirs(arrays: Arrays) -> Any:
-        return arrays[0].reshape(arrays[0].shape[0], -1).T
-
-    return Entry((ours,), theirs, to_ours, to_theirs)
+    return Entry((ours,), theirs, to_ours, _heads_joined)
 
 
 def heads_bias(ours: str, theirs: str, heads: int) -> Entry:
     """A bias (heads·depth,), for ours (heads, depth)."""
-
-    def to_ours(array: np.ndarray) -> Arrays:
-        return (array.reshape(heads, -1),)
-
-    return Entry((ours,), theirs, to_ours, lambda arrays: arrays[0].reshape(-1))
+    return Entry((ours,), theirs, lambda array: (array.reshape(heads, -1),), _flat)
 
 
 def from_heads(ours: str, theirs: str, heads: int) -> Entry:
@@ -94,10 +88,28 @@ def from_heads(ours: str, theirs: str, heads: int) -> Entry:
     def to_ours(array: np.ndarray) -> Arrays:
         return (array.T.reshape(heads, -1, array.shape[0]),)
 
-    def to_theirs(arrays: Arrays) -> Any:
-        return arrays[0].reshape(-1, arrays[0].shape[-1]).T
+    return Entry((ours,), theirs, to_ours, _joined_heads)
 
-    return Entry((ours,), theirs, to_ours, to_theirs)
+
+# Not made anew for each entry: those of the same shapes are compiled once.
+def _only(arrays: Arrays) -> Any:
+    return arrays[0]
+
+
+def _transposed(arrays: Arrays) -> Any:
+    return arrays[0].T
+
+
+def _flat(arrays: Arrays) -> Any:
+    return arrays[0].reshape(-1)
+
+
+def _heads_joined(arrays: Arrays) -> Any:
+    return arrays[0].reshape(arrays[0].shape[0], -1).T
+
+
+def _joined_heads(arrays: Arrays) -> Any:
+    return arrays[0].reshape(-1, arrays[0].shape[-1]).T
 
 
 @dataclass(frozen=True)
@@ -177,6 +189,8 @@ def _pieces(table: Table, leaves: Mapping[str, Any]) -> Iterator[_Piece]:
     for path in sorted(set(covered) - leaves.keys()):
         raise UserError(f"The parameters have no {path}: they are of another network.")
     for path in sorted(leaves.keys() - set(covered)):
+        if is_adapter(tuple(path.split("/"))):
+            raise UserError(f"{path} is an adapter: merge adapters into their kernels first.")
         raise UserError(
             f"{path} has no place in the other library's files: it can't be kept there."
         )
@@ -274,7 +288,7 @@ def _taken(leaves: Arrays, index: Arrays, to_theirs: Any, dtype: Any, sharding: 
 
 
 def _gathered(piece: _Piece, leaves: Arrays, dtype: Any, rows: slice | None = None) -> np.ndarray:
-    mesh = leaves[0].sharding
-    whole = NamedSharding(mesh.mesh, PartitionSpec()) if isinstance(mesh, NamedSharding) else None
+    place = getattr(leaves[0], "sharding", None)
+    whole = NamedSharding(place.mesh, PartitionSpec()) if isinstance(place, NamedSharding) else None
     array = np.asarray(_taken(leaves, piece.index, piece.entry.to_theirs, dtype, whole))
     return array if rows is None else array[rows]

@@ -29,7 +29,7 @@ class MixtureOfExperts(nn.Module):
     dispatch: `dropless`, or `within_capacity` with its factor.
 
     With mutable=["router"], `apply` also returns the collection "router", of scalars: the losses
-    "load_balance" and "router_z" of `routing.py`, to be weighed by `next_token_loss(penalties=...)`;
+    "load_balance" and "router_z" of `routing.py`, to be weighed by `next_token_loss`'s penalties;
     "dropped", the share of assignments that found no room, and "load_entropy" in nats, to be
     watched.
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax.numpy as jnp
@@ -68,7 +69,7 @@ def rotate(
 
 def interpolated(factor: float) -> Scaling:
     """Positions squeezed by `factor` (position interpolation, Chen et al. 2023)."""
-    return lambda frequencies: ((frequencies / factor).astype(np.float32), 1.0)
+    return partial(_interpolated, factor=factor)
 
 
 def ntk_aware(factor: float) -> Scaling:
@@ -76,14 +77,7 @@ def ntk_aware(factor: float) -> Scaling:
 
     "NTK-aware" scaling (bloc97 2023; eq. 15 and 16 of YaRN, Peng et al. 2024).
     """
-
-    def scale(frequencies: Frequencies) -> tuple[Frequencies, float]:
-        # base·factor^(d / (d - 2)) instead of base: pair i slows by factor^(2i / (d - 2)).
-        pairs = np.arange(len(frequencies))
-        slower = factor ** (pairs / max(len(frequencies) - 1, 1))
-        return (frequencies / slower).astype(np.float32), 1.0
-
-    return scale
+    return partial(_ntk_aware, factor=factor)
 
 
 def by_wavelength(
@@ -94,13 +88,9 @@ def by_wavelength(
     A pair is slow that turns less than `slow` times over the original context, and fast from `fast`
     times on (Llama Team 2024, "The Llama 3 Herd of Models", and its released code).
     """
-
-    def scale(frequencies: Frequencies) -> tuple[Frequencies, float]:
-        turns = original_context * frequencies / (2 * math.pi)
-        kept = np.clip((turns - slow) / (fast - slow), 0, 1)
-        return _between(frequencies, factor, kept), 1.0
-
-    return scale
+    return partial(
+        _by_wavelength, factor=factor, slow=slow, fast=fast, original_context=original_context
+    )
 
 
 def yarn(
@@ -115,20 +105,56 @@ def yarn(
 
     base: that of `rotary_angles`. magnitude: None is 0.1·ln(factor) + 1, their eq. 22.
     """
+    return partial(
+        _yarn,
+        factor=factor,
+        original_context=original_context,
+        base=base,
+        slow=slow,
+        fast=fast,
+        magnitude=magnitude,
+    )
 
-    def scale(frequencies: Frequencies) -> tuple[Frequencies, float]:
-        half = len(frequencies)
 
-        def pair(turns: float) -> float:
-            # Which pair turns so often over the original context.
-            return half * math.log(original_context / (turns * 2 * math.pi)) / math.log(base)
+# Functions of the frequencies, with the numbers above bound to them, where they can be read again.
+def _interpolated(frequencies: Frequencies, factor: float) -> tuple[Frequencies, float]:
+    return (frequencies / factor).astype(np.float32), 1.0
 
-        first, last = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), 2 * half - 1)
-        kept = 1 - np.clip((np.arange(half) - first) / max(last - first, 1e-3), 0, 1)
-        sharper = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
-        return _between(frequencies, factor, kept), sharper if magnitude is None else magnitude
 
-    return scale
+def _ntk_aware(frequencies: Frequencies, factor: float) -> tuple[Frequencies, float]:
+    # base·factor^(d / (d - 2)) instead of base: pair i slows by factor^(2i / (d - 2)).
+    pairs = np.arange(len(frequencies))
+    slower = factor ** (pairs / max(len(frequencies) - 1, 1))
+    return (frequencies / slower).astype(np.float32), 1.0
+
+
+def _by_wavelength(
+    frequencies: Frequencies, factor: float, slow: float, fast: float, original_context: int
+) -> tuple[Frequencies, float]:
+    turns = original_context * frequencies / (2 * math.pi)
+    kept = np.clip((turns - slow) / (fast - slow), 0, 1)
+    return _between(frequencies, factor, kept), 1.0
+
+
+def _yarn(
+    frequencies: Frequencies,
+    factor: float,
+    original_context: int,
+    base: float,
+    slow: float,
+    fast: float,
+    magnitude: float | None,
+) -> tuple[Frequencies, float]:
+    half = len(frequencies)
+
+    def pair(turns: float) -> float:
+        # Which pair turns so often over the original context.
+        return half * math.log(original_context / (turns * 2 * math.pi)) / math.log(base)
+
+    first, last = max(math.floor(pair(fast)), 0), min(math.ceil(pair(slow)), 2 * half - 1)
+    kept = 1 - np.clip((np.arange(half) - first) / max(last - first, 1e-3), 0, 1)
+    sharper = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    return _between(frequencies, factor, kept), sharper if magnitude is None else magnitude
 
 
 def _between(frequencies: Frequencies, factor: float, kept: Any) -> Frequencies:

@@ -43,6 +43,7 @@ class LoadedModel:
 
     params: the moving averages where there are any (unless they were declined).
     network: the Linen module (or whatever the experiment calls its network).
+    kept: what the run kept of its data, the contents of files by name.
     step: the checkpoint it comes from.
     """
 
@@ -51,6 +52,7 @@ class LoadedModel:
     network: Any
     config: Any
     experiment: Experiment
+    kept: Mapping[str, bytes]
     step: int
 
     @property
@@ -189,6 +191,7 @@ def load(
         network=experiment.network,
         config=config,
         experiment=experiment,
+        kept=run.kept(),
         step=restored.step,
     )
 

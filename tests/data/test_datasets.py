@@ -104,7 +104,8 @@ def test_real_sets_are_read_without_tensorflow_or_noise(prepared_sets, own_sets)
 def test_jax_stays_out_of_what_the_workers_read():
     code = (
         "import sys, jaxgen.data.sources, jaxgen.data.text, jaxgen.data.tokenizers, "
-        "jaxgen.data.images, jaxgen.data.datasets; sys.exit('jax' in sys.modules)"
+        "jaxgen.data.images, jaxgen.data.datasets, jaxgen.data.masking, jaxgen.data.preferences, "
+        "jaxgen.data.token_corpus, jaxgen.data.documents; sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 

@@ -123,6 +123,22 @@ def test_kept_items_are_read_once_and_not_before_they_are_needed():
     )
 
 
+def test_a_few_of_many_items_are_read_alone():
+    read = []
+
+    def decode(record):
+        read.append(record["number"])
+        return squared(record)
+
+    kept = Kept(Records(Listed(40), decode))
+    for item in (7, 7, 30, 2):
+        np.testing.assert_array_equal(kept[np.array([item])]["square"], [item**2])
+    assert read == [7, 7, 30, 2]
+    for item in (39, 7):  # with the first of them an eighth has been asked for
+        np.testing.assert_array_equal(kept[np.array([item])]["square"], [item**2])
+    assert read == [7, 7, 30, 2, *range(40)]
+
+
 def test_of_many_threads_one_reads_what_is_kept():
     reads = []
 

@@ -248,3 +248,13 @@ def test_a_damaged_directory_is_named(tmp_path):
     (tmp_path / "tokenizer.json").write_text("{}")
     with pytest.raises(UserError, match=r"the tokenizer in .* is no tokenizer\.json"):
         SubwordTokenizer.from_directory(tmp_path)
+
+
+def test_token_bytes_add_up_to_the_texts():
+    tokenizer = train_byte_pairs(["the quick brown fox, the lazy dog"] * 9, 300)
+    for text in ("the quick fox", "Übergröße — 東京 🙂\n\tx", ""):
+        tokens = tokenizer.encode_ordinary([text])[0]
+        assert tokenizer.token_bytes[tokens].sum() == len(text.encode())
+    assert tokenizer.token_bytes[tokenizer.special_token("eos")] == 0
+    with pytest.raises(UserError, match="only a byte-level vocabulary"):
+        _ = train_word_pieces(["a b c"], 60).token_bytes

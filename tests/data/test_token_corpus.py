@@ -122,7 +122,7 @@ def test_a_missing_file_is_named():
 def test_the_page_on_data_says_what_works(tmp_path, monkeypatch, made_up_speeches):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 3
+    assert len(blocks) == 4
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(made_up_speeches))
     (tmp_path / "web").mkdir()
@@ -132,14 +132,19 @@ def test_the_page_on_data_says_what_works(tmp_path, monkeypatch, made_up_speeche
             gzip.compress("".join(documents).encode())
         )
     TOKENIZER.save(tmp_path / "gpt2")
-    small = {"1024": "16", '"lm1b"': '"speeches"', "16_384": "300", "tokenizer)": "tokenizer, 10)"}
+    for line in re.findall(r"^    (\{.*\})$", page, re.MULTILINE):
+        (tmp_path / ("chats.jsonl" if "messages" in line else "pairs.jsonl")).write_text(line)
+    small = {"1024": "40", '"lm1b"': '"speeches"', "16_384": "300", "tokenizer)": "tokenizer, 10)"}
     values = {}
+    special = SpecialTokens(eos="<|endoftext|>", others=("<|im_start|>", "<|im_end|>"))
     for block in blocks:
+        if "chat = " in block:
+            values["tokenizer"] = train_byte_pairs(DOCUMENTS, 300, special)
         for old, new in small.items():
             block = block.replace(old, new)
         exec(block, values)
-    assert values["training"].batch(0, slice(0, 32))["tokens"].shape == (32, 17)
+    assert len(values["packed"]) == len(values["pairs"]) == 1
+    assert values["training"].batch(0, slice(0, 32))["tokens"].shape == (32, 41)
     made = SubwordTokenizer.from_directory("lm1b_tokens")
-    assert made.vocabulary_size == values["tokenizer"].vocabulary_size
     first = read_corpus_directory("lm1b_tokens").train[np.arange(10)]
     assert made.decode(first).startswith("Friends, it is")

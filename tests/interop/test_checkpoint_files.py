@@ -59,6 +59,7 @@ def test_tensors_are_read_by_name_from_one_file_or_several(folder, tmp_path):
             assert (stored.shape, stored.dtype) == (ARRAYS[name].shape, ARRAYS[name].dtype)
             same(stored.read(), ARRAYS[name])
     same(found["brain"].read(slice(1, 2)), ARRAYS["brain"][1:2])
+    same(found["brain"].read(slice(1, 999)), ARRAYS["brain"][1:])
     assert read_config(folder) == {"model_type": "none"}
 
 

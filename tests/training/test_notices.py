@@ -14,6 +14,7 @@ from jaxgen.families.gan.notices import (
     classes_falling,
     discriminator_saturated,
     generator_stalled,
+    variety_falling,
 )
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import experiment_file, loop, runs
@@ -48,6 +49,15 @@ def test_falling_classes_are_named_with_their_entropy():
     assert notice({"frechet": 1.0}) is None
 
 
+def test_lost_variety_is_named_with_what_is_left():
+    notice = variety_falling("points/hinge_modes", full=25)
+    assert notice({"points/hinge_modes": 19.0}) == ""
+    warning = notice({"points/hinge_modes": 18.0})
+    assert "points/hinge_modes is 18 of 25 (less than 75%)" in warning and "\n" not in warning
+    assert variety_falling("variety/spread", share=0.5)({"variety/spread": 0.5}) == ""
+    assert notice({"points/other_modes": 1.0}) is None
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -55,6 +65,7 @@ def test_falling_classes_are_named_with_their_entropy():
         (lambda: generator_stalled(least=0.0), "norm above 0"),
         (lambda: classes_falling(classes=1), "2 classes or more"),
         (lambda: classes_falling(share=75.0), r"share in \(0, 1\]"),
+        (lambda: variety_falling("modes", full=0.0), "something above 0"),
     ],
 )
 def test_notices_of_nothing_are_refused(make, message):

@@ -14,14 +14,20 @@ from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Int
 
 from jaxgen.artifacts import Images
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Model, Params, Sampler
 from jaxgen.families.autoregressive.decoder import Decoder
 from jaxgen.families.autoregressive.decoding import generate, sampled
-from jaxgen.families.autoregressive.logits import Processor, composed, temperature, top_k
+from jaxgen.families.autoregressive.logits import (
+    Processor,
+    composed,
+    first_tokens,
+    temperature,
+    top_k,
+)
 
 _COLUMNS = 10  # of the grid; without a label, each of its rows shows one class
 
@@ -48,15 +54,6 @@ def as_tokens(
     return np.concatenate([codes + labels[:, None], rows], axis=1).astype(np.int32)
 
 
-def only_codes(codes: int) -> Processor:
-    """Rules out the class tokens, which never follow."""
-
-    def process(logits: Float[Array, "batch vocabulary"]) -> Float[Array, "batch vocabulary"]:
-        return jnp.where(jnp.arange(logits.shape[-1])[None, :] < codes, logits, -jnp.inf)
-
-    return process
-
-
 def draw_codes(
     decoder: Decoder,
     params: Params,
@@ -70,7 +67,8 @@ def draw_codes(
     """Grids of codes of the asked classes, drawn code by code from the processed logits."""
     height, width = grid
     prompts = (codes + labels[:, None]).astype(jnp.int32)
-    choose = sampled(composed(only_codes(codes), process))
+    # A class token never follows.
+    choose = sampled(composed(first_tokens(codes), process))
     lengths = jnp.ones(labels.shape, jnp.int32)
     # The decoding loop reads the last code too, so class and codes all need a place.
     rows = generate(decoder, params, key, prompts, lengths, choose, height * width)

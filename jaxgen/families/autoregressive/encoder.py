@@ -39,6 +39,7 @@ class Encoder(nn.Module):
         added to the token's; 0: none.
     embedding_norm: normalizes the sum of those vectors, before dropout.
     transforms: the scores pass one more layer, with `activation` and a norm, first.
+    biased: the scores have a bias, one number a token.
     pools: a layer with tanh over the first position, trained by whatever uses it.
     """
 
@@ -53,6 +54,7 @@ class Encoder(nn.Module):
     block: Callable[..., Block] = PostNormBlock
     embedding_norm: bool = True
     transforms: bool = True
+    biased: bool = True
     activation: Activation = gelu
     pools: bool = False
     dropout: float = 0.0
@@ -114,8 +116,9 @@ class Encoder(nn.Module):
         if self.transforms:
             self._transform = dense((self.width,), ("embed", None), name="transform")
             self._transform_norm = self.norm(name="transform_norm")
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
-        self._bias: Any = self.param("scores_bias", zeros, (self.vocabulary,), jnp.float32)
+        if self.biased:
+            zeros = nn.with_logical_partitioning(nn.initializers.zeros, ("vocab",))
+            self._bias: Any = self.param("scores_bias", zeros, (self.vocabulary,), jnp.float32)
         if self.pools:
             self._pooler = dense((self.width,), ("embed", None), name="pooler")
         self._drop = nn.Dropout(self.dropout)
@@ -125,7 +128,9 @@ class Encoder(nn.Module):
         if self.transforms:
             hidden = self._transform_norm(self.activation(self._transform(hidden)))
         scores = self._tokens.scores(hidden)
-        return scores + self._bias.reshape((1,) * (scores.ndim - 1) + (-1,))
+        if self.biased:
+            scores = scores + self._bias.reshape((1,) * (scores.ndim - 1) + (-1,))
+        return scores
 
     def pooled(self, hidden: Hidden) -> Float[Array, "batch width"]:
         """tanh of a layer over the first position (BERT's [CLS])."""

@@ -67,6 +67,15 @@ def min_p(share: Number) -> Processor:
     return process
 
 
+def first_tokens(count: int) -> Processor:
+    """Keeps the tokens below `count`: those beyond, which fill a vocabulary up, mean nothing."""
+
+    def process(logits: Row) -> Row:
+        return jnp.where(jnp.arange(logits.shape[-1])[None, :] < count, logits, -jnp.inf)
+
+    return process
+
+
 def composed(*processors: Processor) -> Processor:
     """One processor that applies the given ones in order."""
 

@@ -16,12 +16,24 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Model, Sampler
 from jaxgen.families.autoregressive.decoder import Decoder
 from jaxgen.families.autoregressive.decoding import Choice, Decoding, decode, sampled, start
-from jaxgen.families.autoregressive.logits import composed, min_p, temperature, top_k, top_p
+from jaxgen.families.autoregressive.logits import (
+    composed,
+    first_tokens,
+    min_p,
+    temperature,
+    top_k,
+    top_p,
+)
 
 
 @runtime_checkable
 class Tokenizer(Protocol):
     """Text to tokens and back."""
+
+    @property
+    def vocabulary_size(self) -> int:
+        """Tokens are 0 .. vocabulary_size - 1; a model may have more, which are never drawn."""
+        ...
 
     def encode(self, text: str) -> Any:
         """The tokens of a text, (size,) integers."""
@@ -74,6 +86,17 @@ def text_sampler(decoder: Decoder, tokenizer: Tokenizer) -> Sampler:
         }
         return (request.tokens, request.count), arrays
 
+    def choice(arrays: Any) -> Choice:
+        return sampled(
+            composed(
+                first_tokens(tokenizer.vocabulary_size),
+                temperature(arrays["temperature"]),
+                top_k(arrays["top_k"]),
+                top_p(arrays["top_p"]),
+                min_p(arrays["min_p"]),
+            )
+        )
+
     def begin(model: Model, arrays: Any, count: int) -> Decoding:
         prompts = jnp.broadcast_to(arrays["prompt"][None, :], (count, arrays["prompt"].shape[0]))
         lengths = jnp.broadcast_to(arrays["length"], (count,))
@@ -82,14 +105,14 @@ def text_sampler(decoder: Decoder, tokenizer: Tokenizer) -> Sampler:
     def sample(model: Model, key: Key, static: tuple[int, int], arrays: Any) -> Any:
         tokens, count = static
         state = begin(model, arrays, count)
-        _, new = decode(decoder, model.params, key, state, _choice(arrays), tokens)
+        _, new = decode(decoder, model.params, key, state, choice(arrays), tokens)
         return _joined(arrays, new)
 
     compiled_begin = jax.jit(begin, static_argnums=2)
 
     @jax.jit
     def proceed(model: Model, key: Key, state: Decoding, arrays: Any) -> Any:
-        return decode(decoder, model.params, key, state, _choice(arrays), _STRIDE)
+        return decode(decoder, model.params, key, state, choice(arrays), _STRIDE)
 
     def stream(model: Model, key: Key, static: tuple[int, int], arrays: Any) -> Iterator[Any]:
         tokens, count = static
@@ -104,17 +127,6 @@ def text_sampler(decoder: Decoder, tokenizer: Tokenizer) -> Sampler:
         return Text(tuple(tokenizer.decode(row[:length]) for row, length in rows))
 
     return Sampler(GenerateRequest, prepare, sample, render, stream)
-
-
-def _choice(arrays: Any) -> Choice:
-    return sampled(
-        composed(
-            temperature(arrays["temperature"]),
-            top_k(arrays["top_k"]),
-            top_p(arrays["top_p"]),
-            min_p(arrays["min_p"]),
-        )
-    )
 
 
 def _joined(arrays: Any, new: Array) -> dict[str, Array]:

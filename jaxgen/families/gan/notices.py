@@ -96,3 +96,30 @@ def classes_falling(
         )
 
     return notice
+
+
+def variety_falling(score: str, full: float = 1.0, share: float = 0.75) -> Notice:
+    """Warns where a measure of how many things samples show is below `share` of `full`: a collapse.
+
+    score: the modes that are found, or a spread, by the name that it is logged under.
+    full: what it is where nothing is lost.
+    """
+    if full <= 0 or not 0 < share <= 1:
+        raise UserError(
+            f"Variety falls below a share in (0, 1] of something above 0, not below {share} of "
+            f"{full}."
+        )
+
+    def notice(values: Mapping[str, float]) -> str | None:
+        seen = values.get(score)
+        if seen is None:
+            return None
+        if seen >= share * full:
+            return ""
+        return (
+            f"Variety is being lost: {score} is {seen:.3g} of {full:g} (less than {share:.0%}). "
+            "Try a lower learning rate of the generator, or a penalty of the discriminator's slope "
+            "(R1, R2)."
+        )
+
+    return notice

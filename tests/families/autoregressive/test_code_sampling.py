@@ -15,9 +15,9 @@ from jaxgen.families.autoregressive.code_sampling import (
     CodeRequest,
     as_tokens,
     code_sampler,
-    only_codes,
 )
 from jaxgen.families.autoregressive.decoder import transformer_decoder
+from jaxgen.families.autoregressive.logits import first_tokens
 
 CLASSES, GRID = 4, (3, 5)
 CODES = VOCABULARY - CLASSES
@@ -50,7 +50,7 @@ def test_tokens_are_the_class_then_the_codes_row_by_row():
 
 def test_class_tokens_are_never_drawn():
     logits = jnp.zeros((2, VOCABULARY)).at[:, CODES:].set(50.0)
-    found = only_codes(CODES)(logits)
+    found = first_tokens(CODES)(logits)
     assert np.all(np.isneginf(found[:, CODES:])) and not np.any(found[:, :CODES])
     _, codes = drawn(CodeRequest(count=12))
     assert codes.shape == (12, *GRID) and codes.max() < CODES

@@ -91,3 +91,13 @@ def test_requests_out_of_range_are_refused(change, sentence):
 def test_a_prompt_may_be_one_character_or_longer_than_the_context(prompt):
     (text,) = passages(dataclasses.replace(REQUEST, prompt=prompt, tokens=3, count=1))
     assert text.startswith(prompt) and len(text) == len(prompt) + 3
+
+
+def test_tokens_that_only_fill_the_vocabulary_up_are_never_drawn():
+    known = CharacterTokenizer("abcdef")  # of the model's eleven tokens
+    narrow = text_sampler(transformer_decoder(ROTARY, CONTEXT), known)
+    static, arrays = narrow.prepare(dataclasses.replace(REQUEST, prompt="fade", temperature=3.0))
+    sample = jax.jit(narrow.sample, static_argnums=2)
+    drawn = sample(model(), jax.random.key(0), static, arrays)
+    assert drawn["tokens"].max() < 6
+    assert len(narrow.render(drawn).passages[0]) == 24
