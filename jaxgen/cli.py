@@ -18,6 +18,7 @@ from etils import epath
 from jaxgen import flags
 from jaxgen.data import datasets
 from jaxgen.errors import UserError
+from jaxgen.interop.exporting import export
 from jaxgen.training import drawing, experiment_file, run_directory, runs
 from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.interruption import Interrupted
@@ -203,6 +204,18 @@ def _evaluate(arguments: list[str]) -> None:
         _say(f"{name:44} {value:.4f}")
 
 
+def _export(arguments: list[str]) -> None:
+    path = _run_argument(arguments, "export", "[--to DIRECTORY] [flags]")
+    told = "Writes a run's model as transformers opens it: AutoModelForCausalLM.from_pretrained."
+    to = flags.flag("to", str, "", "the new directory; left out, RUN/exported")
+    chosen = flags.parse([*_checkpoint_flags(), to], arguments[1:], f"jaxgen export {path}", told)
+    loaded = runs.load(path, chosen.checkpoint, chosen.ema)
+    directory = chosen.to or str(epath.Path(path) / "exported")
+    context = getattr(loaded.config, "context", None)
+    export(directory, loaded.network, loaded.params, loaded.kept, context)
+    _say(directory)
+
+
 def _checkpoint_flags() -> list[flags.Field]:
     return [
         flags.flag("checkpoint", str, "best", '"best" by the run\'s own score, "last", or a step'),
@@ -231,6 +244,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
         "resume": _resume,
         "sample": _sample,
         "evaluate": _evaluate,
+        "export": _export,
         "datasets": _datasets,
     }
     if name in ("-h", "--help"):
@@ -240,6 +254,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
             "  resume RUN                     continue a run exactly where it stopped\n"
             "  sample RUN [SAMPLER] [flags]   draw from what a run has learned\n"
             "  evaluate RUN [flags]           score it on its held-out data\n"
+            "  export RUN [flags]             write its model for Hugging Face's transformers\n"
             "  datasets [prepare NAME]        list the data sets, get one\n\n"
             "Each command explains itself with --help."
         )

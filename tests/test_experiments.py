@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
+from speech_files import python_speeches, write_speeches
 
 from jaxgen.training import drawing, experiment_file, run_directory, runs
 
@@ -19,6 +20,23 @@ ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
 NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist", "stacked_mnist_": "mnist"}
 ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae", "gaussians_gan"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def speeches(tmp_path_factory):
+    """Made-up speeches where the real ones aren't prepared, beside whatever else is there."""
+    there = Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
+    if (there / "speeches").is_dir():
+        yield
+        return
+    directory = tmp_path_factory.mktemp("tfds")
+    write_speeches(directory, python_speeches())
+    for prepared in there.glob("*"):
+        if prepared.name != "downloads":
+            (directory / prepared.name).symlink_to(prepared)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TFDS_DATA_DIR", str(directory))
+        yield
 
 
 def begin(path, directory, checkpoint_every=3, required=None, **changes):

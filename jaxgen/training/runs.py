@@ -43,7 +43,8 @@ class LoadedModel:
 
     params: the moving averages where there are any (unless they were declined).
     network: the Linen module (or whatever the experiment calls its network).
-    kept: what the run kept of its data, the contents of files by name.
+    kept: what the run kept of its data, and where it kept nothing by that name, what the runs that
+        it builds on did: the contents of files by name.
     step: the checkpoint it comes from.
     """
 
@@ -134,7 +135,7 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
             for difference in run_directory.changed_environment(run):
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
         mesh = make_mesh(options.mesh)
-        experiment, _ = _built(run, mesh, begins=not resuming)
+        experiment, _, _ = _built(run, mesh, begins=not resuming)
         log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
         if not (run.path / _ROW).exists():
             run.write(_ROW, _shapes(first_row(experiment)))
@@ -164,7 +165,7 @@ def load(
     """
     run = run_directory.open_run(path)
     mesh = mesh or make_mesh(MeshShape(), jax.devices()[:1])
-    experiment, config = _built(run, mesh)
+    experiment, config, kept = _built(run, mesh)
     _, abstract = prepare_state(experiment, mesh, _row(run, experiment))
     checkpoints = Checkpoints(run.checkpoints, best=experiment.best, read_only=True)
     try:
@@ -191,7 +192,7 @@ def load(
         network=experiment.network,
         config=config,
         experiment=experiment,
-        kept=run.kept(),
+        kept=kept,
         step=restored.step,
     )
 
@@ -224,8 +225,13 @@ def keep_scores(run: RunDirectory, step: int, ema: bool, scores: Mapping[str, fl
     run.write("scores.json", {"step": step, "ema": ema, "scores": both})
 
 
-def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experiment, Any]:
-    """The experiment and its config; models that it builds on lie on the same mesh."""
+def _built(
+    run: RunDirectory, mesh: Mesh, begins: bool = False
+) -> tuple[Experiment, Any, dict[str, bytes]]:
+    """The experiment, its config, and `LoadedModel.kept`.
+
+    Models that it builds on lie on the same mesh.
+    """
     content = run.read("config.json")
     file = experiment_file.read(
         run.path / "experiment.py",
@@ -244,7 +250,9 @@ def _built(run: RunDirectory, mesh: Mesh, begins: bool = False) -> tuple[Experim
     if begins:
         requirements.remember(run, models)
     requirements.check(run, models, content["requires"])
-    return file.build(config, required, run.kept()), config
+    own = run.kept()
+    kept = {name: content for model in required.values() for name, content in model.kept.items()}
+    return file.build(config, required, own), config, kept | own
 
 
 def _shapes(row: Batch) -> dict[str, Any]:

@@ -1,10 +1,10 @@
 """Where the real data sets lie, if they are at hand, and a cache of the tests' own."""
 
-import json
 import os
 from pathlib import Path
 
 import pytest
+from speech_files import write_speeches
 
 
 @pytest.fixture(scope="session")
@@ -27,13 +27,7 @@ def own_sets(tmp_path_factory) -> Path:
 def made_up_speeches(tmp_path_factory) -> Path:
     """A data directory with speeches as npm's package has them: 26 of three presidents."""
     directory = tmp_path_factory.mktemp("speeches")
-    package = directory / "downloads" / "manual" / "speeches" / "package" / "data"
-    package.mkdir(parents=True)
     given = [("Zoë Long", year) for year in range(1900, 1916)]
     given += [("Ann Short", 1915)] + [("Mid Mc Term", year) for year in range(1916, 1925)]
-    for name, year in given:
-        speech = {"year": year, "name": name, "party": "none", "text": f" Friends, it is {year}. "}
-        file = package / f"{year}_{name.lower().replace(' ', '_')}_n.json"
-        file.write_text(json.dumps(speech), encoding="utf-8")
-        file.with_suffix(".txt").write_text(speech["text"])
+    write_speeches(directory, [(name, year, f" Friends, it is {year}. ") for name, year in given])
     return directory
