@@ -235,6 +235,24 @@ def weights_within(
     return optax.GradientTransformation(optimizer.init, update)
 
 
+def scaled_rates(
+    optimizer: optax.GradientTransformation, factor: Callable[[Path], float]
+) -> optax.GradientTransformation:
+    """`optimizer`, each leaf moved by `factor(path)` times as much, its decay included.
+
+    For rates that differ from leaf to leaf, as µP's do (`nn/maximal_update.py`).
+    """
+
+    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        moves, state = optimizer.update(gradients, state, params)
+        scaled = jax.tree_util.tree_map_with_path(
+            lambda path, move: factor(_names(path)) * move, moves
+        )
+        return scaled, state
+
+    return optax.GradientTransformation(optimizer.init, update)
+
+
 def _mask(decays: Callable[[Path], bool]) -> Callable[[Params], Any]:
     return lambda params: jax.tree_util.tree_map_with_path(
         lambda path, _: decays(_names(path)), params

@@ -124,3 +124,16 @@ def test_adams_b2_may_follow_a_schedule():
     np.testing.assert_allclose(params, expected, rtol=1e-4)
     same = optimizers.adam(0.1, b1=0.0, b2=0.9).init(params)
     assert jax.tree.structure(same) == jax.tree.structure(optax.adam(0.1, 0.0, 0.9).init(params))
+
+
+def test_rates_scale_each_leafs_whole_move():
+    params = scanned_parameters()
+    plain = optimizers.adamw(0.1, weight_decay=0.5)
+    scaled = optimizers.scaled_rates(plain, lambda path: 0.25 if path[-1] == "kernel" else 1.0)
+    slope = jax.tree.map(jnp.ones_like, params)
+    moves, state = plain.update(slope, plain.init(params), params)
+    found, kept = scaled.update(slope, scaled.init(params), params)
+    kernel = moves["layers"]["dense"].pop("kernel")
+    np.testing.assert_allclose(found["layers"]["dense"].pop("kernel"), 0.25 * kernel, rtol=1e-6)
+    jax.tree.map(np.testing.assert_array_equal, found, moves)
+    jax.tree.map(np.testing.assert_array_equal, kept, state)
