@@ -13,6 +13,8 @@ import time
 import jax
 import torch
 
+from jaxgen.training.host_memory import keep_freed_memory
+
 THREADS = 2
 
 
@@ -27,8 +29,10 @@ def arguments(description):
 def share_threads(threads):
     """Gives both sides so many threads, and says so; to be called before the first array is made.
 
-    XLA's thread pool, made at the first use of jax, has as many threads as there are cores.
+    XLA's thread pool, made at the first use of jax, has as many threads as there are cores. Freed
+    memory stays with the process, as the command line has it: for both, they share the process.
     """
+    keep_freed_memory()
     os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
     torch.set_num_threads(threads)
     print(f"jax {jax.__version__}, torch {torch.__version__}, {threads} threads each, float32")

@@ -106,6 +106,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     optimizer = adamw(rate, b1=0.9, b2=0.95, weight_decay=0.1, clip=1.0)
     loss = next_token_loss(model, chunk=chunk)
     estimate = random_estimate(model, "windows", rows=8, batches=50, chunk=chunk)
+    score = full_pass(model, "blocks", 8, chunk, token_bytes=tokenizer.token_bytes)
     request = GenerateRequest("The", tokens=64)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
@@ -120,10 +121,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         },
         evaluations=[
             Evaluation("estimate", estimate, config.evaluate_every),
-            Evaluation(
-                "validation",
-                full_pass(model, "blocks", 8, chunk, token_bytes=tokenizer.token_bytes),
-            ),
+            Evaluation("validation", score),
         ],
         previews=[Preview("passage", "generate", request, config.evaluate_every)],
         best=Best("estimate/nats"),

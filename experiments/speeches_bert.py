@@ -62,9 +62,7 @@ class Config:
 
 SETTINGS = {
     "default": Config(),
-    "tiny": Config(
-        400, 2, heads=2, width=32, context=16, batch=8, steps=8, evaluate_every=4
-    ),
+    "tiny": Config(400, 2, heads=2, width=32, context=16, batch=8, steps=8, evaluate_every=4),
     "gpu": Config(
         8192, 12, heads=8, width=512, context=256, batch=64, steps=20_000, rate=5e-4, dropout=0.1,
         bfloat16=True,

@@ -19,7 +19,7 @@ from jaxgen import flags
 from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.interop.exporting import export
-from jaxgen.training import drawing, experiment_file, run_directory, runs
+from jaxgen.training import drawing, experiment_file, host_memory, run_directory, runs
 from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.interruption import Interrupted
 from jaxgen.training.run_directory import RunDirectory
@@ -278,7 +278,8 @@ def _say(text: str) -> None:
 
 
 def _prepare_process() -> None:
-    """Plain messages, quiet libraries, and compiled programs kept from one command to the next."""
+    """Plain messages, quiet libraries; memory and compiled programs that are kept for later."""
+    host_memory.keep_freed_memory()
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.INFO)
     to_terminal.setFormatter(logging.Formatter("%(message)s"))
