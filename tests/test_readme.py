@@ -18,6 +18,19 @@ def test_a_network_lifts_out_into_a_bare_script(tmp_path):
     assert done.returncode == 0, done.stderr
 
 
+def test_the_components_page_is_three_scripts_that_print_what_it_says(tmp_path):
+    page = (Path(__file__).parent.parent / "docs" / "components.md").read_text()
+    scripts = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(scripts) == 3
+    assert all(len([line for line in script.splitlines() if line]) <= 12 for script in scripts)
+    expected = re.findall(r"# (\(\d.*?\))(?:,.*)?$", page, re.MULTILINE)
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(scripts)], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split("\n")[:-1] == expected
+
+
 def test_the_commands_are_the_command_lines():
     from jaxgen.cli import _command
 
