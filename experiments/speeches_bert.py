@@ -30,14 +30,11 @@ from jaxgen.data.subword_training import train_word_pieces
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.data.text import fingerprint, unchanged
 from jaxgen.experiment import Best, Evaluation, Experiment, Key, Model, Preview, Update
+from jaxgen.families.autoregressive import masked_language
 from jaxgen.families.autoregressive.architectures import bert
 from jaxgen.families.autoregressive.mask_filling import FillRequest, mask_filling_sampler
-from jaxgen.families.autoregressive.masked_language import (
-    masked_language_loss,
-    masked_language_model,
-    masked_pass,
-)
-from jaxgen.training.optimizers import adamw, warmup_cosine
+from jaxgen.families.autoregressive.transformer import muon_matrices
+from jaxgen.training.optimizers import muon, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -51,7 +48,8 @@ class Config:
     context: int = 64  # tokens in a row
     batch: int = 32  # rows in a step
     steps: int = 1000  # training steps
-    rate: float = 1e-3  # AdamW's peak learning rate
+    rate: float = 2e-3  # AdamW's peak learning rate
+    muon_rate: float = 0.02  # Muon's, for the blocks' matrices
     weight_decay: float = 0.01  # of matrices and embeddings
     dropout: float = 0.0  # on embeddings, attention weights and what each layer adds
     masked: float = 0.15  # share of tokens to guess
@@ -84,7 +82,7 @@ def assets(config: Config) -> dict[str, bytes]:
 def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     """Guessing hidden tokens; `held_out` scores each of those hidden in the held-out speeches."""
     tokenizer = SubwordTokenizer.from_files(kept)
-    number = tokenizer.special_token
+    number, every = tokenizer.special_token, config.evaluate_every
     first, last, padding, mask = number("cls"), number("sep"), number("pad"), number("mask")
     masking = Masking.of(tokenizer, config.masked)
 
@@ -115,28 +113,29 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         unroll=config.layers, pools=False,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
     )  # fmt: skip
-    model = masked_language_model(network)
+    model = masked_language.masked_language_model(network)
     most = round(config.masked * config.context) + 1
-    rate = warmup_cosine(config.rate, config.steps, config.steps // 10)
-    optimizer = adamw(rate, b2=0.98, weight_decay=config.weight_decay, clip=1.0)
-    score = masked_pass(model, "held_out", chunk=16)
+    loss = masked_language.masked_language_loss(model, most=most)
+    rate = partial(warmup_cosine, steps=config.steps, warmup=config.steps // 10)
+    optimizer = muon(
+        rate(config.muon_rate), muon_matrices, adam_learning_rate=rate(config.rate),
+        weight_decay=config.weight_decay, adam_weight_decay=config.weight_decay, clip=1.0,
+    )  # fmt: skip
+    score = masked_language.masked_pass(model, "held_out", chunk=16)
     fill = mask_filling_sampler(
         model, partial(tokenizer.encode, special=True), tokenizer.decode,
         mask=mask, padding=padding, context=config.context,
     )  # fmt: skip
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"])["params"], {}),
-        updates=[Update("bert", masked_language_loss(model, most=most), optimizer)],
+        updates=[Update("bert", loss, optimizer)],
         data=Deferred(data),
         steps=config.steps,
         seed=config.seed,
         network=network,
         samplers={"fill": fill},
-        evaluations=[
-            Evaluation("held_out", score, config.evaluate_every),
-            Evaluation("frequencies", frequencies),
-        ],
-        previews=[Preview("guesses", "fill", FillRequest(), config.evaluate_every)],
+        evaluations=[Evaluation("held_out", score, every), Evaluation("frequencies", frequencies)],
+        previews=[Preview("guesses", "fill", FillRequest(), every)],
         best=Best("held_out/nats"),
         checkpoint_every=config.evaluate_every,
         unit="tokens",

@@ -53,7 +53,7 @@ class Config:
 SETTINGS = {
     "default": Config(),
     "full": replace(Config(), full=True, rate=3e-4),
-    "tiny": Config(rank=2, batch=4, steps=8, evaluate_every=4),
+    "tiny": Config(rank=2, batch=8, steps=8, evaluate_every=4),
 }
 
 
