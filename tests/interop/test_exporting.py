@@ -12,7 +12,7 @@ from jaxgen.data.subword_training import train_byte_pairs
 from jaxgen.errors import UserError
 from jaxgen.families.autoregressive.architectures import gpt3, qwen3
 from jaxgen.interop.exporting import export
-from jaxgen.interop.hugging_face import load
+from jaxgen.interop.hugging_face import abstract_params, load, load_into
 from jaxgen.nn.low_rank import adapted
 
 NETWORK = qwen3(300, 16, 2, 2, 1, 24, depth=8, tied=True)
@@ -61,3 +61,14 @@ def test_what_transformers_does_not_have_is_refused(tmp_path):
     with pytest.raises(UserError, match="Only single networks can be exported, not dict"):
         export(tmp_path / "pair", {"generator": NETWORK}, {}, {})
     assert not list(tmp_path.iterdir())
+
+
+def test_a_training_takes_up_the_weights_of_its_own_network_and_no_other(tmp_path):
+    params = parameters(NETWORK)
+    export(tmp_path / "out", NETWORK, params, {})
+    shapes = abstract_params(NETWORK, None, jnp.float32)
+    loaded = load_into(tmp_path / "out", NETWORK.clone(remat=True, dropout=0.1), shapes)
+    jax.tree.map(np.testing.assert_array_equal, loaded, params)
+    deeper = NETWORK.clone(layers=4)
+    with pytest.raises(UserError, match=r"isn't the one to be trained: layers \(4 instead of 2\)"):
+        load_into(tmp_path / "out", deeper, abstract_params(deeper, None, jnp.float32))
