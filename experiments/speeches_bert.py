@@ -7,7 +7,7 @@ which in so few steps learns little beyond the tokens' frequencies. Matrices by 
 
 Command: jaxgen train experiments/speeches_bert.py [--setting gpu]
 
-Hardware and time: 2 CPU cores, 5 minutes; `gpu` not measured yet.
+Hardware and time: 2 CPU cores, some 5 minutes by its CPU time; `gpu` not measured yet.
 
 Expected, on 29 whole speeches held out, with fixed masks: `held_out/accuracy`, the share of hidden
 tokens guessed rightly, and `held_out/perplexity`; in RESULTS.md beside guessing by `frequencies`.
