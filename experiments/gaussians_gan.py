@@ -5,8 +5,8 @@ et al. 2017, Gulrajani et al. 2017 (Wasserstein); Lim & Ye 2017 (hinge); Mesched
 Huang et al. 2024 (relativistic). The grid and its modes: Lin et al. 2018, Srivastava et al. 2017.
 Command: jaxgen train experiments/gaussians_gan.py [--setting ring]
 Hardware and time: one CPU core, 4 minutes for all eight.
-Expected: 25 of 25 modes by every loss whose discriminator's slope is held, a third to a half of
-the points good; fewer by the others, fewest by plain non-saturating.
+Expected: 25 of 25 modes by every loss whose discriminator's slope is held (24 in some draws), a
+third to a half of the points good; fewer by the others, fewest by plain non-saturating.
 """
 
 from __future__ import annotations
