@@ -1,13 +1,14 @@
 """GPT-2 of 124 million parameters (Radford et al. 2019), trained by nanoGPT's published recipe.
 
 Karpathy 2022, `config/train_gpt2.py`: 600,000 steps of 491,520 tokens of OpenWebText (295 billion
-tokens), AdamW, a cosine to a tenth, no dropout. docs/data.md says how to make the token files.
+tokens), AdamW, a cosine to a tenth, no dropout. The network is OpenAI's, with its biases, which
+nanoGPT leaves out. docs/data.md says how to make the token files.
 
 Command: jaxgen train experiments/gpt2_124m.py --tokens DIRECTORY [--mesh.fsdp 8] [--setting gpu]
 
 Hardware and time: not measured here. nanoGPT's took about 4 days on 8 A100 of 40 GB. By arithmetic,
-6·124e6 operations a token and as many again for a fifth in attention: 2.5e20 operations. `gpu`, 10
-billion tokens, is for one GPU of 80 GB.
+6·124e6 operations a token, and a seventh more in attention: 2.5e20 operations. `gpu`, 10 billion
+tokens, is for one GPU of 80 GB.
 
 Expected: nanoGPT's loss on OpenWebText is about 2.85 nats a token; OpenAI's own weights, before
 they have seen that text, have 3.12 there (both by its README).

@@ -85,6 +85,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     """Guessing hidden tokens; `held_out` scores each of those hidden in the held-out speeches."""
     tokenizer = SubwordTokenizer.from_files(kept)
     number, every = tokenizer.special_token, config.evaluate_every
+    size = tokenizer.vocabulary_size
     first, last, padding, mask = number("cls"), number("sep"), number("pad"), number("mask")
     masking = Masking.of(tokenizer, config.masked)
 
@@ -100,13 +101,12 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
 
     def frequencies(_: Model, data: Mapping[str, Any], key: Key) -> Mapping[str, float]:
         """What guessing by the tokens' frequencies alone comes to."""
-        both = data["train"].items, data["held_out"]
-        rows, asked = (items[np.arange(len(items))] for items in both)
-        hidden, size = asked["targets"][asked["chosen"]], tokenizer.vocabulary_size
+        rows, asked = (i[np.arange(len(i))] for i in (data["train"].items, data["held_out"]))
+        hidden = asked["targets"][asked["chosen"]]
         return guessed_by_frequency(rows["tokens"], hidden, size, tokenizer.special_tokens)
 
     network = bert(
-        tokenizer.vocabulary_size, config.width, config.layers, config.heads,
+        size, config.width, config.layers, config.heads,
         context=config.context, types=0, dropout=config.dropout,
     ).clone(
         unroll=config.layers, pools=False,
@@ -125,7 +125,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     score = masked_language.masked_pass(model, "held_out", chunk=16)
     fill = mask_filling_sampler(
         model, partial(tokenizer.encode, special=True), tokenizer.decode,
-        mask=mask, padding=padding, context=config.context,
+        mask=mask, padding=padding, vocabulary_size=size, context=config.context,
     )  # fmt: skip
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"])["params"], {}),

@@ -83,7 +83,10 @@ def test_datasets_lists_what_there_is(capsys):
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["trian"], "no command 'trian'; there are train, resume, sample, evaluate, datasets"),
+        (
+            ["trian"],
+            "no command 'trian'; there are train, resume, sample, evaluate, export, datasets",
+        ),
         (["train", "digits_flw"], "did you mean experiments/digits_flow.py?"),
         (["train", TOY, "--stepz", "3"], "no flag --stepz (did you mean --steps?)"),
         (["train", TOY, "--mesh.date", "3"], "did you mean --mesh.data?"),

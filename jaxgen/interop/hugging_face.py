@@ -29,6 +29,7 @@ from jaxgen.interop import bert, gpt2, llama, mixtral, t5, tokenizer_files, weig
 from jaxgen.interop.checkpoint_files import read_config, read_tensors, write
 from jaxgen.interop.comparison import difference, kind_of
 from jaxgen.interop.weights import Table
+from jaxgen.nn.low_rank import without_adapters
 from jaxgen.nn.mixture_of_experts import MixtureOfExperts
 from jaxgen.nn.mlp import GatedMLP
 from jaxgen.parallel import sharding
@@ -97,7 +98,8 @@ def load(
 def load_into(directory: str | os.PathLike[str], network: nn.Module, shapes: Params) -> Params:
     """The parameters in a directory for a network that is there already, as `shapes` says.
 
-    For `Experiment.pretrained`, whose shapes say where each leaf lies on the mesh.
+    For `Experiment.pretrained`, whose shapes say where each leaf lies on the mesh. Adapters among
+    them stay what they are.
 
     Raises:
         UserError: as `load`, and where the files are of another network.
@@ -108,7 +110,7 @@ def load_into(directory: str | os.PathLike[str], network: nn.Module, shapes: Par
     differs = difference(network, architecture.network_of(config, tensors.keys()))
     if differs is not None:
         raise UserError(f"The model in {directory} isn't the one to be trained: {differs}.")
-    return weights.load(tensors, architecture.table(network), shapes)
+    return weights.load(tensors, architecture.table(network), without_adapters(shapes))
 
 
 def save(

@@ -7,6 +7,7 @@ one sentence why a kernel can't be used, or None if it can.
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -142,8 +143,13 @@ def splash_attention(
 
     mesh = jax.sharding.get_abstract_mesh()
     free = set() if mesh.empty else set(mesh.auto_axes)
+    # What doesn't divide over the devices is worked out whole on each.
     batch_axes = tuple(axis for axis in BATCH_AXES if axis in free)
+    if query.shape[0] % math.prod(mesh.shape[axis] for axis in batch_axes):
+        batch_axes = ()
     head_axis = RULES["heads"] if RULES["heads"] in free else None
+    if head_axis is not None and key.shape[2] % mesh.shape[head_axis]:
+        head_axis = None
     if not batch_axes and head_axis is None:
         return local(query, key, value, visibility.segments)
     split = jax.sharding.PartitionSpec(batch_axes, None, head_axis)

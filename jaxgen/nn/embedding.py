@@ -103,7 +103,10 @@ def _spread(kept: tuple[Array, Array], gradient: Array) -> tuple[Array, None]:
     entries, width = table.shape
     rows = gradient.reshape(-1, width)
     if entries > _FEW_ROWS:
-        return jnp.zeros_like(table).at[indices.ravel()].add(rows), None
+        # In float32, whatever the table is in: in bfloat16, 256 and 1 are 256.
+        summed = jnp.zeros(table.shape, jnp.float32)
+        summed = summed.at[indices.ravel()].add(rows.astype(jnp.float32))
+        return summed.astype(table.dtype), None
     chosen = jax.nn.one_hot(indices.ravel(), entries, dtype=gradient.dtype)
     # Exact: one factor is 0 or 1, and no row may lose digits to the other's format.
     exact = jax.lax.Precision.HIGHEST

@@ -58,7 +58,8 @@ def adapted(
     axes: as `matrix_axes`, for kernels of another shape.
 
     Raises:
-        UserError: if the rank is below 1, no kernel is picked, or one has an adapter already.
+        UserError: if the rank is below 1, no kernel is picked, or one has an adapter already or is
+            of experts, which read none.
     """
     if rank < 1:
         raise UserError(f"An adapter's rank must be at least 1, not {rank}.")
@@ -71,6 +72,10 @@ def adapted(
         )
     added: dict[Path, Any] = {}
     for path in chosen:
+        if path[-2] in ("gate", "up", "down") and (*path[:-2], "router", "kernel") in flat:
+            raise UserError(
+                f"{'/'.join(path)} is of experts, which read no adapter: leave it out of `targets`."
+            )
         if (*path[:-1], "lora_a") in flat:
             raise UserError(f"{'/'.join(path)} has an adapter already: merge it first.")
         # By the kernel's name, so that adapting one more leaves the others as they are.

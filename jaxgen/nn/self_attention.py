@@ -110,10 +110,14 @@ class SelfAttention(nn.Module):
             deterministic: switches dropout off.
 
         Raises:
-            UserError: if the heads don't divide the width, and no depth is given.
+            UserError: if the heads don't divide the width, and no depth is given; if the groups
+                don't divide the heads.
         """
         depth = self.depth or _depth(x.shape[-1], self.heads)
-        query, key, value = self._projected(x, self.groups or self.heads, depth)
+        groups = self.heads if self.groups is None else self.groups
+        if groups < 1 or self.heads % groups:
+            raise UserError(f"{self.heads} query heads don't share {groups} key heads evenly.")
+        query, key, value = self._projected(x, groups, depth)
         if self.query_key_norm is not None:
             query = self.query_key_norm(name="query_norm")(query)
             key = self.query_key_norm(name="key_norm")(key)
@@ -260,7 +264,7 @@ def _output(width: int, bias: bool, initializer: Any, dtype: Any) -> Linear:
 
 
 def _depth(width: int, heads: int) -> int:
-    if width % heads:
+    if heads < 1 or width % heads:
         raise UserError(
             f"{heads} heads don't divide a width of {width}: take another number of heads, or give "
             "their depth."

@@ -180,6 +180,13 @@ def test_splash_attention_runs_on_every_device_by_itself():
             functools.partial(attention_module.attention, causal=True, implementation=kernel)
         )
         out = run(query, key, value)
+        few = run(query[:3], key[:3, :, :1], value[:3, :, :1])  # divides over no axis
+    np.testing.assert_allclose(
+        few,
+        attention(query[:3], key[:3, :, :1], value[:3, :, :1], causal=True),
+        rtol=2e-3,
+        atol=2e-3,
+    )
     assert len(out.sharding.device_set) == 8
     np.testing.assert_allclose(out, plain, rtol=2e-3, atol=2e-3)
 

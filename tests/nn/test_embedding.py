@@ -28,3 +28,10 @@ def test_a_short_table_adds_nothing_row_by_row():
     table, indices = jnp.ones((7, 5)), jnp.zeros((3, 40), int)
     program = jax.make_jaxpr(jax.grad(lambda table: looked_up(table, indices).sum()))(table)
     assert "scatter" not in str(program) and "dot_general" in str(program)
+
+
+def test_a_long_table_in_bfloat16_counts_beyond_256():
+    table = jnp.zeros((embedding._FEW_ROWS + 1, 2), jnp.bfloat16)
+    indices = jnp.full((40, 100), 3)
+    gradient = jax.jit(jax.grad(lambda table: looked_up(table, indices).sum()))(table)
+    np.testing.assert_allclose(gradient[3], 4000, rtol=0.01)

@@ -201,3 +201,15 @@ def test_adapters_alone_move_on_eight_devices_as_on_one():
     for path, leaf in traverse_util.flatten_dict(jax.device_get(together.params)).items():
         mine = traverse_util.flatten_dict(after)[path]
         np.testing.assert_allclose(leaf, mine, rtol=1e-4, atol=1e-6, err_msg="/".join(path))
+
+
+def test_experts_take_no_adapter():
+    """They multiply by kernels of their own, which no `Linear` adapts."""
+    params = {
+        "mlp": {
+            "router": {"kernel": jnp.zeros((4, 3))},
+            "up": {"kernel": jnp.zeros((3, 4, 8))},
+        }
+    }
+    with pytest.raises(UserError, match="mlp/up/kernel is of experts"):
+        adapted(params, jax.random.key(0), rank=2, alpha=1.0, targets=lambda path: True)

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Params
 
 
@@ -60,6 +61,11 @@ def sourced_language_model(network: Any) -> LanguageModel:
     """A Linen network with `EncoderDecoder`'s methods, for batches with a "source"."""
 
     def arguments(seen: Seen, deterministic: bool) -> tuple[Any, ...]:
+        if seen.positions is not None:
+            raise UserError(
+                "Targets of an encoder–decoder count their positions from 0: pack them without "
+                '"positions", or one to a row.'
+            )
         return seen.source, seen.tokens, seen.source_segments, seen.segments, deterministic
 
     return _applied(network, arguments)

@@ -32,6 +32,7 @@ def mask_filling_sampler(
     *,
     mask: int,
     padding: int,
+    vocabulary_size: int,
     context: int,
 ) -> Sampler:
     """Names the likeliest tokens at each masked place of a text, each place by itself.
@@ -40,16 +41,19 @@ def mask_filling_sampler(
 
     encode: a text to tokens (size,), framed as the model expects, [MASK] read as `mask`.
     decode: tokens to text.
+    vocabulary_size: of the model.
     context: rows are filled up to so many tokens, with `padding`.
 
     Raises:
         UserError: by `prepare`, for a text without a masked place or longer than the context, and
-            for a number of candidates below 1.
+            for a number of candidates that the vocabulary doesn't have.
     """
 
     def prepare(request: FillRequest) -> tuple[int, Any]:
-        if request.candidates < 1:
-            raise UserError(f"candidates must be at least 1, not {request.candidates}.")
+        if not 1 <= request.candidates <= vocabulary_size:
+            raise UserError(
+                f"candidates must lie in 1 .. {vocabulary_size}, not be {request.candidates}."
+            )
         tokens = np.asarray(encode(request.text), np.int32)
         if len(tokens) > context:
             raise UserError(f"The text has {len(tokens)} tokens, and the model reads {context}.")
@@ -76,7 +80,10 @@ def mask_filling_sampler(
         lines = []
         for place in np.flatnonzero(np.asarray(arrays["masked"])):
             named = zip(arrays["tokens"][place], arrays["probabilities"][place], strict=True)
-            words = (f"{decode([int(token)]).strip()} {100 * float(p):.1f} %" for token, p in named)
+            words = (
+                f"{decode(np.asarray([token])).strip()} {100 * float(p):.1f} %"
+                for token, p in named
+            )
             lines.append("   ".join(words))
         return Text(("\n".join(lines),))
 

@@ -35,6 +35,7 @@ SAMPLER = mask_filling_sampler(
     lambda tokens: " ".join(WORDS[token] for token in tokens),
     mask=1,
     padding=0,
+    vocabulary_size=5,
     context=6,
 )
 
@@ -58,7 +59,8 @@ def test_each_masked_place_gets_its_likeliest_words():
     [
         ({"text": "red blue"}, r"no \[MASK\]"),
         ({"text": "[MASK] " * 7}, "7 tokens, and the model reads 6"),
-        ({"candidates": 0}, "at least 1, not 0"),
+        ({"candidates": 0}, r"1 \.\. 5, not be 0"),
+        ({"candidates": 6}, r"1 \.\. 5, not be 6"),
     ],
 )
 def test_requests_out_of_range_are_refused(change, sentence):
