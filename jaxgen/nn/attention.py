@@ -119,37 +119,47 @@ def xla_attention(
         and time >= 128
         and time % 2 == 0
     )
-    if not halves:
-        return _xla_block(query, key, value, visibility, scoring)
-    half = time // 2
-    keys = [visibility.dropout_key] * 2
-    if visibility.dropout > 0:
-        keys = list(jax.random.split(visibility.dropout_key))
-    first = dataclasses.replace(visibility, dropout_key=keys[0])
-    second = dataclasses.replace(visibility, offset=half, dropout_key=keys[1])
-    return jnp.concatenate(
-        [
-            _xla_block(query[:, :half], key[:, :half], value[:, :half], first, scoring),
-            _xla_block(query[:, half:], key, value, second, scoring),
-        ],
-        axis=1,
-    )
+    batch, _, heads, depth = query.shape
+    groups = key.shape[2]
+    q = query * jnp.asarray(scoring.scale, query.dtype)
+    q = q.reshape(batch, time, groups, heads // groups, depth).transpose(0, 2, 3, 1, 4)
+    # With positions last, no product turns the scores around, in the gradient neither. A lone
+    # query has none to speak of, and its keys come from a cache that is better left in place.
+    order = (0, 2, 1, 3) if time == 1 else (0, 2, 3, 1)
+    k, v = key.transpose(order), value.transpose(order)
+    if halves:
+        half = time // 2
+        keys = [visibility.dropout_key] * 2
+        if visibility.dropout > 0:
+            keys = list(jax.random.split(visibility.dropout_key))
+        first = dataclasses.replace(visibility, dropout_key=keys[0])
+        second = dataclasses.replace(visibility, offset=half, dropout_key=keys[1])
+        parts = [
+            _xla_block(q[..., :half, :], k[..., :half], v[..., :half], first, scoring),
+            _xla_block(q[..., half:, :], k, v, second, scoring),
+        ]
+        out = jnp.concatenate(parts, axis=2)
+    else:
+        out = _xla_block(q, k, v, visibility, scoring)
+    return out.astype(query.dtype).transpose(0, 2, 1, 3)
 
 
 def _xla_block(
-    query: Query, key: Keys, value: Values, visibility: Visibility, scoring: Scoring
-) -> Result:
-    batch, time, heads, depth = query.shape
-    positions, groups = key.shape[1:3]
-    share = heads // groups
+    query: Float[Array, "batch groups share time depth"],
+    key: Float[Array, "batch groups ..."],
+    value: Float[Array, "batch groups ..."],
+    visibility: Visibility,
+    scoring: Scoring,
+) -> Float[Array, "batch heads time value_depth"]:
+    batch, groups, share, time, depth = query.shape
+    heads = groups * share
+    layout, positions = ("nsd", key.shape[2]) if time == 1 else ("nds", key.shape[3])
     # Batch and heads as one leading axis makes every product a plain batched matrix product,
     # here and in the gradient; query heads that share a key head are more rows of one product.
-    q = (query * jnp.asarray(scoring.scale, query.dtype)).transpose(0, 2, 1, 3)
-    q = q.reshape(batch * groups, share * time, depth)
-    k = key.transpose(0, 2, 1, 3).reshape(batch * groups, positions, depth)
-    v = value.transpose(0, 2, 1, 3).reshape(batch * groups, positions, value.shape[-1])
+    q = query.reshape(batch * groups, share * time, depth)
+    k, v = (x.reshape(batch * groups, *x.shape[2:]) for x in (key, value))
 
-    scores = jnp.einsum("ntd,nsd->nts", q, k, preferred_element_type=jnp.float32)
+    scores = jnp.einsum(f"ntd,{layout}->nts", q, k, preferred_element_type=jnp.float32)
     shape = (batch, heads, time, positions)
     if scoring.soft_cap is not None:
         scores = scoring.soft_cap * jnp.tanh(scores / scoring.soft_cap)
@@ -174,10 +184,9 @@ def _xla_block(
     if visibility.dropout > 0:
         keep = jax.random.bernoulli(visibility.dropout_key, 1 - visibility.dropout, weights.shape)
         weights = jnp.where(keep, weights / (1 - visibility.dropout), 0)
-    out = jnp.einsum(
-        "nts,nsd->ntd", weights.astype(value.dtype), v, preferred_element_type=jnp.float32
-    )
+    weights = weights.astype(v.dtype)
+    out = jnp.einsum(f"nts,{layout}->ntd", weights, v, preferred_element_type=jnp.float32)
     # Dividing (time, depth) numbers after the product, not (time, positions) before it, halves
     # the gradient's time on a CPU.
-    out = (out / jnp.where(total == 0, 1, total)).astype(query.dtype)
-    return out.reshape(batch, heads, time, -1).transpose(0, 2, 1, 3)
+    out = out / jnp.where(total == 0, 1, total)
+    return out.reshape(batch, heads, time, -1)

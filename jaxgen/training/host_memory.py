@@ -13,12 +13,13 @@ import platform
 # Of <malloc.h>.
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 
-# So much may stay with the process: the most that `mallopt` takes.
-KEPT = (1 << 31) - 1
+# Larger pieces than that still go back at once: the most that `mallopt` takes.
+LARGEST_KEPT = (1 << 31) - 1
+_NEVER = -1
 
 
 def keep_freed_memory() -> bool:
-    """Lets this process reuse up to `KEPT` freed bytes; says whether the C library can.
+    """Lets this process reuse what it frees, and keep it; says whether the C library can.
 
     To be called before threads start: those that run by then keep their own ways.
     """
@@ -26,5 +27,5 @@ def keep_freed_memory() -> bool:
         return False
     library = ctypes.CDLL(None)
     # One arena, because those of other threads hold no piece of more than 64 MiB.
-    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, KEPT), (_TRIM_THRESHOLD, KEPT))
+    settings = ((_ARENA_MAX, 1), (_MMAP_THRESHOLD, LARGEST_KEPT), (_TRIM_THRESHOLD, _NEVER))
     return all([library.mallopt(parameter, value) for parameter, value in settings])
