@@ -2,7 +2,8 @@
 
 Sizes and peak rate are of the paper's table 3; 15 trillion tokens in rows of 8,192, vocabulary
 128,256. The paper tells the schedule of the largest model alone: 8,000 steps of warm-up, a cosine,
-AdamW; that is used here, with batches of 4 million tokens, as that one began.
+AdamW; that is used here, with batches of 4 million tokens, as that one began. Its mask between the
+documents of a row is left out: tokens see those before them, whosever they are.
 
 Command: jaxgen train experiments/llama3_8b.py --tokens DIRECTORY --mesh.fsdp N
 docs/data.md makes the token files. `--weights DIRECTORY` goes on from Hugging Face's files, which
@@ -22,12 +23,9 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from jaxgen.data.sources import Deferred, Shuffled
+from jaxgen.data.sources import Deferred
 from jaxgen.data.subwords import SubwordTokenizer
-from jaxgen.data.text import Blocks, Windows
-from jaxgen.data.token_corpus import TokenCorpus, read_corpus_directory
-from jaxgen.data.trial_corpus import trial_corpus
-from jaxgen.errors import UserError
+from jaxgen.data.trial_corpus import chosen_corpus
 from jaxgen.experiment import Best, Evaluation, Experiment, Preview, Update
 from jaxgen.families.autoregressive.architectures import llama
 from jaxgen.families.autoregressive.decoder import transformer_decoder
@@ -68,20 +66,10 @@ SETTINGS = {
 }  # fmt: skip
 
 
-def corpus(config: Config) -> TokenCorpus:
-    """What to learn."""
-    if config.trial:
-        return trial_corpus()
-    if not config.tokens:
-        raise UserError("There is nothing to learn: give --tokens DIRECTORY (see docs/data.md).")
-    return read_corpus_directory(config.tokens)
-
-
 def assets(config: Config) -> dict[str, bytes]:
-    """The corpus's tokenizer, which the vocabulary must hold, and how large it is."""
-    found = corpus(config)
-    found.tokenizer.within(config.vocabulary, "llama3_8b")
-    return found.kept()
+    """The corpus's tokenizer, which must be the model's, and how large the corpus is."""
+    corpus = chosen_corpus(config.tokens, config.trial)
+    return corpus.kept(config.vocabulary, "llama3_8b", config.weights)
 
 
 def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
@@ -89,13 +77,8 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     tokenizer = SubwordTokenizer.from_files(kept)
 
     def data() -> dict[str, Any]:
-        found = corpus(config).unchanged(kept)
-        held_out = found.validation
-        return {
-            "train": Shuffled(Windows(found.train, config.context), config.batch, config.seed),
-            "windows": Windows(held_out, config.context),
-            "blocks": Blocks(held_out, config.context),
-        }
+        corpus = chosen_corpus(config.tokens, config.trial).unchanged(kept)
+        return corpus.sources(config.context, config.batch, config.seed)
 
     network = llama(
         config.vocabulary, config.width, config.layers, config.heads, config.groups, config.hidden

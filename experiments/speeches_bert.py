@@ -37,7 +37,7 @@ from jaxgen.families.autoregressive.mask_filling import FillRequest, mask_fillin
 from jaxgen.families.autoregressive.transformer import muon_matrices
 from jaxgen.nn.norm import RMSNorm
 from jaxgen.nn.rotary import rotary_angles
-from jaxgen.nn.transformer_blocks import PreNormBlock
+from jaxgen.nn.transformer_blocks import pre_norm
 from jaxgen.training.optimizers import muon, warmup_cosine
 
 
@@ -107,7 +107,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
 
     network = bert(
         size, config.width, config.layers, config.heads,
-        context=config.context, types=0, dropout=config.dropout,
+        context=config.context, types=1, dropout=config.dropout,
     ).clone(
         unroll=config.layers, pools=False,
         dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32,
@@ -115,7 +115,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     if config.modern:
         network = network.clone(
             attention=partial(network.attention, rotary=rotary_angles, query_key_norm=RMSNorm),
-            positions=None, block=PreNormBlock,
+            positions=None, order=pre_norm,
         )  # fmt: skip
     model = masked_language.masked_language_model(network)
     loss = masked_language.masked_language_loss(model, most=round(config.masked * config.context))

@@ -17,7 +17,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Integer
 
+from jaxgen.data.sources import Shuffled
 from jaxgen.data.subwords import SubwordTokenizer
+from jaxgen.data.text import Blocks, Windows
 from jaxgen.data.token_files import TokenFile, TokenWriter, open_tokens
 from jaxgen.errors import UserError
 
@@ -39,8 +41,25 @@ class TokenCorpus:
     validation: TokenFile | Integer[np.ndarray, "held_out"]
     tokenizer: SubwordTokenizer
 
-    def kept(self) -> dict[str, bytes]:
-        """What a run keeps of it: the tokenizer's files, and what tells that it is the same."""
+    def sources(self, context: int, batch_size: int, seed: int) -> dict[str, Any]:
+        """As an experiment's data: "train" in batches; "windows" and "blocks" that are held out."""
+        return {
+            "train": Shuffled(Windows(self.train, context), batch_size, seed),
+            "windows": Windows(self.validation, context),
+            "blocks": Blocks(self.validation, context),
+        }
+
+    def kept(self, vocabulary_size: int, model: str, weights: str = "") -> dict[str, bytes]:
+        """What a run keeps of it: the tokenizer's files, and what tells that it is the same.
+
+        Raises `UserError` where the model's vocabulary doesn't hold the tokenizer's tokens, or the
+        directory of weights that it goes on from has another tokenizer.
+        """
+        self.tokenizer.within(vocabulary_size, model)
+        if weights:
+            self.tokenizer.unchanged(
+                SubwordTokenizer.from_directory(weights).fingerprint, f"the weights in {weights}"
+            )
         return {**self.tokenizer.files(), _DESCRIPTION: json.dumps(self._described()).encode()}
 
     def unchanged(self, kept: Mapping[str, bytes]) -> TokenCorpus:

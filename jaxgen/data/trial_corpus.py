@@ -1,4 +1,4 @@
-"""A corpus that is on every machine, to try a large language model's script on."""
+"""What a large language model learns: token files, or a corpus that is on every machine."""
 
 from __future__ import annotations
 
@@ -9,7 +9,20 @@ import numpy as np
 
 from jaxgen.data.subword_training import train_byte_pairs
 from jaxgen.data.subwords import SubwordTokenizer
-from jaxgen.data.token_corpus import TokenCorpus
+from jaxgen.data.token_corpus import TokenCorpus, read_corpus_directory
+from jaxgen.errors import UserError
+
+
+def chosen_corpus(directory: str, trial: bool) -> TokenCorpus:
+    """The corpus in a directory of token files, or, to try a script out, `trial_corpus`.
+
+    Raises `UserError` where neither is asked for, or the directory isn't one of token files.
+    """
+    if trial:
+        return trial_corpus()
+    if not directory:
+        raise UserError("There is nothing to learn: give --tokens DIRECTORY (see docs/data.md).")
+    return read_corpus_directory(directory)
 
 
 @cache

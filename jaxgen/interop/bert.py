@@ -10,7 +10,7 @@ from typing import Any
 from jaxgen.families.autoregressive import architectures
 from jaxgen.families.autoregressive.encoder import Encoder
 from jaxgen.interop.comparison import fields_of
-from jaxgen.interop.config_fields import activation, heads, name_of, refuse_others, size
+from jaxgen.interop.config_fields import activation, heads, name_of, number_in, refuse_others, size
 from jaxgen.interop.weights import Entry, Table, from_heads, heads_bias, linear, same, to_heads
 
 _LAYER = "bert.encoder.layer.{layer}."
@@ -52,11 +52,11 @@ def network_of(config: Mapping[str, Any], stored: Collection[str] | None = None)
         size(config, "intermediate_size"),
         size(config, "max_position_embeddings"),
         types=size(config, "type_vocab_size", 2),
-        dropout=config.get("hidden_dropout_prob", 0.1),
-        epsilon=config.get("layer_norm_eps", 1e-12),
+        dropout=number_in(config, "hidden_dropout_prob", 0.1),
+        epsilon=number_in(config, "layer_norm_eps", 1e-12),
         activation=activation(config, "hidden_act", "gelu"),
     )
-    dropout = config.get("attention_probs_dropout_prob", 0.1)
+    dropout = number_in(config, "attention_probs_dropout_prob", 0.1)
     return network.clone(
         attention=partial(network.attention, dropout=dropout),
         pools=pools,
@@ -68,6 +68,7 @@ def network_of(config: Mapping[str, Any], stored: Collection[str] | None = None)
 def config_of(network: Encoder) -> dict[str, Any]:
     """The config.json of a network, which has to be one that `network_of` gives."""
     attention = fields_of(network.attention, network.width)
+    positions = fields_of(network.positions, called="table of positions")
     mlp = fields_of(network.mlp)
     return {
         "model_type": "bert",
@@ -77,7 +78,7 @@ def config_of(network: Encoder) -> dict[str, Any]:
         "num_hidden_layers": network.layers,
         "num_attention_heads": attention["heads"],
         "intermediate_size": mlp["hidden"],
-        "max_position_embeddings": fields_of(network.positions)["length"],
+        "max_position_embeddings": positions["length"],
         "type_vocab_size": network.types,
         "hidden_act": name_of(mlp["activation"]),
         "layer_norm_eps": fields_of(network.norm)["epsilon"],

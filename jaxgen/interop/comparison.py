@@ -50,17 +50,18 @@ class Fields(dict[str, Any]):
         raise UserError(f"{self._kind} has no {name}, which Hugging Face's architecture asks for.")
 
 
-def fields_of(maker: Any, width: int | None = None) -> Fields:
+def fields_of(maker: Any, width: int | None = None, called: str = "layer") -> Fields:
     """The fields of what a maker of modules makes, defaults included, those not yet given left out.
 
     width: fills in what `SelfAttention` works out from it.
+    called: what it is, for the sentence that refuses it.
 
     Raises:
         UserError: if it makes no module.
     """
     function, positional, given = _called(maker)
     if not (inspect.isclass(function) and issubclass(function, nn.Module)):
-        raise UserError(f"There is {maker!r} where Hugging Face's architecture has a layer.")
+        raise UserError(f"There is {maker!r} where Hugging Face's architecture has a {called}.")
     fields = [field for field in dataclasses.fields(function) if field.init]
     given = dict(zip((field.name for field in fields), positional, strict=False)) | given
     values = Fields(function.__name__)

@@ -36,6 +36,27 @@ def size(config: Config, name: str, default: int | None = None) -> int:
     return value
 
 
+def number_in(config: Config, name: str, default: float) -> float:
+    """A number of at least 0; `default` where the file says none.
+
+    Raises:
+        UserError: for anything else.
+    """
+    value = config.get(name)
+    value = default if value is None else value
+    if not isinstance(value, int | float) or isinstance(value, bool) or not value >= 0:
+        raise UserError(f"config.json has to say {name}, a number, and says {value!r}.")
+    return value
+
+
+def mapping(config: Config, name: str) -> Config:
+    """An object inside the file, empty where there is none; `UserError` for anything else."""
+    value = config.get(name) or {}
+    if not isinstance(value, Mapping):
+        raise UserError(f"config.json has to say {name}, an object, and says {value!r}.")
+    return value
+
+
 def heads(config: Config, name: str, width: int, depth: str | None = None) -> int:
     """The number of heads, which divides the width unless config.json gives their depth.
 

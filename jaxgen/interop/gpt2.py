@@ -13,7 +13,7 @@ import numpy as np
 from jaxgen.families.autoregressive import architectures
 from jaxgen.families.autoregressive.transformer import Transformer
 from jaxgen.interop.comparison import fields_of
-from jaxgen.interop.config_fields import activation, heads, name_of, refuse_others, size
+from jaxgen.interop.config_fields import activation, heads, name_of, number_in, refuse_others, size
 from jaxgen.interop.weights import Arrays, Entry, Table, linear, same
 
 _LAYER = "transformer.h.{layer}."
@@ -34,13 +34,13 @@ def network_of(config: Mapping[str, Any]) -> Transformer:
         size(config, "n_layer"),
         heads(config, "n_head", width),
         size(config, "n_positions"),
-        dropout=config.get("resid_pdrop", 0.1),
-        epsilon=config.get("layer_norm_epsilon", 1e-5),
+        dropout=number_in(config, "resid_pdrop", 0.1),
+        epsilon=number_in(config, "layer_norm_epsilon", 1e-5),
     )
     return network.clone(
         attention=partial(
             network.attention,
-            dropout=config.get("attn_pdrop", 0.1),
+            dropout=number_in(config, "attn_pdrop", 0.1),
             scale=None if config.get("scale_attn_weights", True) else 1.0,
         ),
         mlp=partial(

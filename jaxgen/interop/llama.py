@@ -14,7 +14,15 @@ from jaxgen.errors import UserError
 from jaxgen.families.autoregressive import architectures
 from jaxgen.families.autoregressive.transformer import Transformer
 from jaxgen.interop.comparison import fields_of
-from jaxgen.interop.config_fields import activation, groups, heads, name_of, refuse_others, size
+from jaxgen.interop.config_fields import (
+    activation,
+    groups,
+    heads,
+    name_of,
+    number_in,
+    refuse_others,
+    size,
+)
 from jaxgen.interop.rotary_settings import base_of, scaling_of, settings_of
 from jaxgen.interop.weights import Entry, Table, from_heads, heads_bias, linear, same, to_heads
 
@@ -61,22 +69,22 @@ def attending(config: Mapping[str, Any], base: float = 10000.0) -> Transformer:
     base: of the rotary positions, where config.json doesn't say it.
     """
     width = size(config, "hidden_size")
-    number = heads(config, "num_attention_heads", width, "head_dim")
+    of_queries = heads(config, "num_attention_heads", width, "head_dim")
     base = base_of(config, base)
     network = architectures.llama(
         size(config, "vocab_size"),
         width,
         size(config, "num_hidden_layers"),
-        number,
-        groups(config, "num_key_value_heads", number),
+        of_queries,
+        groups(config, "num_key_value_heads", of_queries),
         size(config, "intermediate_size"),
         depth=config.get("head_dim"),
         rotary_base=base,
         rotary_scaling=scaling_of(config, base),
         tied=config.get("tie_word_embeddings", False),
-        epsilon=config.get("rms_norm_eps", 1e-6),
+        epsilon=number_in(config, "rms_norm_eps", 1e-6),
     )
-    dropout = config.get("attention_dropout") or 0.0
+    dropout = number_in(config, "attention_dropout", 0.0)
     return network.clone(attention=partial(network.attention, dropout=dropout))
 
 

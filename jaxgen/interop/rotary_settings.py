@@ -7,6 +7,7 @@ from typing import Any
 
 from jaxgen.errors import UserError
 from jaxgen.interop.comparison import arguments_of, kind_of
+from jaxgen.interop.config_fields import mapping, number_in
 from jaxgen.nn.rotary import Scaling, by_wavelength, interpolated, yarn
 
 # Their names for our scalings, told by the function that each binds its numbers to.
@@ -29,7 +30,7 @@ _NAMES = {
 
 def base_of(config: Mapping[str, Any], default: float = 10000.0) -> float:
     """The rotary base that config.json gives."""
-    return float(_settings(config).get("rope_theta") or config.get("rope_theta") or default)
+    return number_in(_settings(config), "rope_theta", number_in(config, "rope_theta", default))
 
 
 def scaling_of(config: Mapping[str, Any], base: float) -> Scaling | None:
@@ -50,14 +51,16 @@ def scaling_of(config: Mapping[str, Any], base: float) -> Scaling | None:
         )
     if kind == "default":
         return None
-    values = {
-        ours if isinstance(ours, str) else ours[1]: settings[theirs]
+    values: dict[str, Any] = {
+        ours if isinstance(ours, str) else ours[1]: number_in(settings, theirs, 0.0)
         for ours, theirs in _NAMES.items()
         if (isinstance(ours, str) or ours[0] == kind) and settings.get(theirs) is not None
     }
-    if kind != "linear":
-        values.setdefault("original_context", config.get("max_position_embeddings"))
-    needed = {"factor", "slow", "fast"} if kind == "llama3" else {"factor"}
+    context = config.get("max_position_embeddings")
+    if kind != "linear" and context is not None:
+        values.setdefault("original_context", number_in(config, "max_position_embeddings", 0.0))
+    needed = {"linear": set(), "yarn": {"original_context"}, "llama3": {"slow", "fast"}}[kind]
+    needed |= {"factor"}
     if not needed <= values.keys():
         raise UserError(f"config.json doesn't say all numbers of its {kind} rotary positions.")
     if kind == "linear":
@@ -91,4 +94,4 @@ def settings_of(rotary: Any) -> dict[str, Any]:
 
 
 def _settings(config: Mapping[str, Any]) -> Mapping[str, Any]:
-    return config.get("rope_parameters") or config.get("rope_scaling") or {}
+    return mapping(config, "rope_parameters") or mapping(config, "rope_scaling")

@@ -13,7 +13,7 @@ from jaxgen.families.autoregressive import encoder_decoder_architectures as arch
 from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder
 from jaxgen.families.autoregressive.transformer import Scales
 from jaxgen.interop.comparison import fields_of, kind_of
-from jaxgen.interop.config_fields import name_of, size
+from jaxgen.interop.config_fields import name_of, number_in, size
 from jaxgen.interop.weights import Entry, Table, from_heads, linear, same, to_heads
 from jaxgen.nn.mlp import MLP, Activation, GatedMLP, gelu, gelu_tanh
 
@@ -63,8 +63,8 @@ def network_of(config: Mapping[str, Any], stored: Collection[str] | None = None)
         furthest=size(config, "relative_attention_max_distance", 128),
         gated=kind is GatedMLP,
         tied=tied,
-        dropout=config.get("dropout_rate", 0.1),
-        epsilon=config.get("layer_norm_epsilon", 1e-6),
+        dropout=number_in(config, "dropout_rate", 0.1),
+        epsilon=number_in(config, "layer_norm_epsilon", 1e-6),
     )
     mlp = partial(kind, hidden=size(config, "d_ff"), bias=False, activation=function)
     return network.clone(

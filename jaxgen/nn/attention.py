@@ -61,7 +61,7 @@ def attention(
 
     `heads` must be a multiple of `groups`: consecutive query heads share a key and value head.
     `scale` is 1/√depth unless given. The other arguments are those of `Visibility` and `Scoring`. A
-    query that sees nothing gets zeros.
+    query that sees nothing gets zeros (by cuDNN, a mean of the values).
 
     Args:
         implementation: `xla_attention`, `cudnn_attention`, `splash_attention` or one of your own;

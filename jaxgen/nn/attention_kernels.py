@@ -39,7 +39,10 @@ def cudnn_refuses(query: Query, key: Keys, visibility: Visibility, scoring: Scor
 def cudnn_attention(
     query: Query, key: Keys, value: Values, visibility: Visibility, scoring: Scoring
 ) -> Result:
-    """cuDNN's flash attention, by `jax.nn.dot_product_attention`."""
+    """cuDNN's flash attention, by `jax.nn.dot_product_attention`.
+
+    A query that sees nothing gets a mean of the values here, not zeros.
+    """
     if refusal := cudnn_refuses(query, key, visibility, scoring):
         raise UserError(refusal)
     # A causal mask that begins at key 0 is the kernel's own, and skips what it hides; so is a

@@ -24,6 +24,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Params, Path
+from jaxgen.parallel.sharding import unbox
 
 _LEAVES = ("lora_a", "lora_b", "lora_scale")
 
@@ -98,8 +99,8 @@ def merged(params: Params) -> Params:
         if path[-1] != "lora_a":
             continue
         kernel = (*path[:-1], "kernel")
-        a, b, scale = (_bare(flat[(*path[:-1], name)]) for name in _LEAVES)
-        whole = _bare(kept[kernel])
+        a, b, scale = (unbox(flat[(*path[:-1], name)]) for name in _LEAVES)
+        whole = unbox(kept[kernel])
         whole = whole + _product(a, b, scale).astype(whole.dtype)
         kept[kernel] = _like(kept[kernel], whole)
     return traverse_util.unflatten_dict(kept)
@@ -134,7 +135,7 @@ def with_adapters(params: Params, adapters: Params) -> Params:
 def _adapter(
     kernel: Any, key: Key, rank: int, scale: float, inputs: int, outputs: int
 ) -> dict[str, Any]:
-    value = _bare(kernel)
+    value = unbox(kernel)
     if value.ndim < inputs + outputs:
         raise UserError(
             f"A kernel of shape {value.shape} hasn't {inputs} axes in and {outputs} out."
@@ -151,18 +152,15 @@ def _adapter(
         "lora_b": jnp.zeros((*layers, rank, *made)),
         "lora_scale": jnp.full(layers, scale, jnp.float32),
     }
-    if not isinstance(kernel, meta.AxisMetadata):
+    names = getattr(kernel, "names", None)
+    if names is None:
         return leaves
-    names: Any = kernel.names  # type: ignore[attr-defined]
     named = {
         "lora_a": (*names[: stacked + inputs], None),
         "lora_b": (*names[:stacked], None, *names[stacked + inputs :]),
         "lora_scale": names[:stacked],
     }
-    return {
-        name: kernel.replace(value=leaf, names=named[name])  # type: ignore[attr-defined]
-        for name, leaf in leaves.items()
-    }
+    return {name: kernel.replace(value=leaf, names=named[name]) for name, leaf in leaves.items()}
 
 
 def _product(
@@ -177,11 +175,6 @@ def _product(
     )
     equation = f"{layers}{inputs}R,{layers}R{outputs},{layers}->{layers}{inputs}{outputs}"
     return jnp.einsum(equation, a, b, scale)
-
-
-def _bare(leaf: Any) -> Any:
-    # Linen's own unboxing would add sharding constraints inside a mesh.
-    return leaf.value if isinstance(leaf, meta.AxisMetadata) else leaf  # type: ignore[attr-defined]
 
 
 def _like(leaf: Any, value: Any) -> Any:

@@ -46,13 +46,17 @@ class MixtureOfExperts(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: Float[Array, "*rows width"], real: Bool[Array, "*rows"] | None = None
+        self,
+        x: Float[Array, "*rows width"],
+        real: Bool[Array, "*rows"] | None = None,
+        deterministic: bool = True,
     ) -> Float[Array, "*rows width"]:
         """Maps each position by itself, as far as capacity allows.
 
         Args:
             x: the last axis of the rows is a group that shares the experts' capacity.
             real: False for padding, which goes to no expert, gets 0 and isn't counted.
+            deterministic: as every position-wise network has it; nothing is drawn here.
 
         Raises:
             UserError: if there are fewer experts than each token is to go through.

@@ -9,7 +9,7 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from jaxgen.nn.linear import Linear
 
@@ -50,20 +50,30 @@ def squared_relu(x: Array) -> Array:
 
 
 class MLP(nn.Module):
-    """Two layers with an activation between them."""
+    """Two layers with an activation between them, and dropout behind that."""
 
     hidden: int
     activation: Activation = gelu
     bias: bool = True
+    dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
     output_initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-        """Maps each position by itself."""
+    def __call__(
+        self,
+        x: Float[Array, "*rows width"],
+        real: Bool[Array, "*rows"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*rows width"]:
+        """Maps each position by itself, real or not: `real` is for networks that make them share.
+
+        Args:
+            deterministic: switches dropout off.
+        """
         hidden = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
-        hidden = self.activation(hidden)
+        hidden = nn.Dropout(self.dropout, deterministic=deterministic)(self.activation(hidden))
         down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
 
@@ -74,16 +84,22 @@ class GatedMLP(nn.Module):
     hidden: int
     activation: Activation = jax.nn.silu
     bias: bool = False
+    dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
     output_initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows width"]:
-        """Maps each position by itself."""
+    def __call__(
+        self,
+        x: Float[Array, "*rows width"],
+        real: Bool[Array, "*rows"] | None = None,
+        deterministic: bool = True,
+    ) -> Float[Array, "*rows width"]:
+        """As `MLP`."""
         gate = _linear(self, "gate", self.hidden, self.initializer, ("embed", "mlp"))(x)
         up = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
-        hidden = self.activation(gate) * up
+        hidden = nn.Dropout(self.dropout, deterministic=deterministic)(self.activation(gate) * up)
         down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
 

@@ -9,7 +9,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn.attention import attention
@@ -34,8 +34,10 @@ class Places:
     """Where the vectors of one call stand, and what stands beside them; the same for all layers.
 
     positions: each vector's place in its own text, (1 or batch, time).
-    segments: vectors of unequal segments don't see each other (packed texts, padding), as (batch,
-        time).
+    segments: vectors of unequal segments don't see each other (packed texts), (batch, time); 0 is
+        padding.
+    lengths: how much of each row there is, (batch,), where the rest is padding that no segments
+        tell of.
     offset: the place in the cache of each row's first vector, (batch,); the cache holds those
         before it. None: the call begins at place 0 and reads no cache.
     capacity: makes a new cache with so many places, and writes the vectors in from place 0.
@@ -47,11 +49,19 @@ class Places:
 
     positions: Any
     segments: Any = None
+    lengths: Any = None
     offset: Any = None
     capacity: int | None = flax.struct.field(pytree_node=False, default=None)
     bias: Any = None
     memory: Any = None
     memory_segments: Any = None
+
+    @property
+    def real(self) -> Bool[Array, "batch time"] | None:
+        """False for padding; None where there is none."""
+        if self.lengths is not None:
+            return jnp.arange(self.positions.shape[1])[None, :] < self.lengths[:, None]
+        return None if self.segments is None else self.segments != 0
 
 
 class SelfAttention(nn.Module):

@@ -19,6 +19,7 @@ from jaxgen.errors import UserError
 from jaxgen.nn.self_attention import Places
 
 Hidden = Float[Array, "batch time width"]
+Layer = Callable[[Hidden], Hidden]
 Maker = Callable[..., nn.Module]
 
 
@@ -30,10 +31,25 @@ class BlockCache:
     memory: Any
 
 
-class PreNormBlock(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)) (Xiong et al. 2020).
+# What becomes of x: (layer, norm, drop, x) -> x.
+Order = Callable[[Layer, Layer, Layer, Hidden], Hidden]
+
+
+def pre_norm(layer: Layer, norm: Layer, drop: Layer, x: Hidden) -> Hidden:
+    """x + layer(norm(x)) (Xiong et al. 2020): a stack of these ends with one more norm."""
+    return x + drop(layer(norm(x)))
+
+
+def post_norm(layer: Layer, norm: Layer, drop: Layer, x: Hidden) -> Hidden:
+    """norm(x + layer(x)): the first transformer's (Vaswani et al. 2017, section 3.1) and BERT's."""
+    return norm(x + drop(layer(x)))
+
+
+class Block(nn.Module):
+    """Attention, then a position-wise network, each added to its input.
 
     attention, mlp, norm: make the layers, called with `name`.
+    order: `pre_norm` or `post_norm`.
     cross_attention: makes a look at the memory between the two, or None.
     dropout: on what each layer adds.
     """
@@ -41,6 +57,7 @@ class PreNormBlock(nn.Module):
     attention: Maker
     mlp: Maker
     norm: Maker
+    order: Order = pre_norm
     cross_attention: Maker | None = None
     dropout: float = 0.0
     deterministic: bool = True
@@ -48,63 +65,31 @@ class PreNormBlock(nn.Module):
     @nn.compact
     def __call__(self, x: Hidden, cache: Any, places: Places) -> tuple[Hidden, Any]:
         """The next hidden vectors, and the cache with those of `x` written in."""
+        kept = {}
 
-        def residual(name: str, layer: Callable[[Hidden], Hidden]) -> Callable[[Hidden], Hidden]:
+        def sublayer(name: str, layer: Layer, x: Hidden) -> Hidden:
             drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-            return lambda x: x + drop(layer(self.norm(name=f"{name}_norm")(x)))
+            return self.order(layer, self.norm(name=f"{name}_norm"), drop, x)
 
-        return _sublayers(self, residual, x, cache, places)
+        def attend(name: str, maker: Maker, cache: Any) -> Layer:
+            def layer(x: Hidden) -> Hidden:
+                out, kept[name] = maker(name=name)(x, places, cache, self.deterministic)
+                return out
 
+            return layer
 
-class PostNormBlock(nn.Module):
-    """norm(x + attention(x)), then norm(x + mlp(x)): the order of the first transformer.
-
-    Vaswani et al. 2017, section 3.1, and BERT's. The fields are those of `PreNormBlock`.
-    """
-
-    attention: Maker
-    mlp: Maker
-    norm: Maker
-    cross_attention: Maker | None = None
-    dropout: float = 0.0
-    deterministic: bool = True
-
-    @nn.compact
-    def __call__(self, x: Hidden, cache: Any, places: Places) -> tuple[Hidden, Any]:
-        """The next hidden vectors, and the cache with those of `x` written in."""
-
-        def residual(name: str, layer: Callable[[Hidden], Hidden]) -> Callable[[Hidden], Hidden]:
-            drop = nn.Dropout(self.dropout, deterministic=self.deterministic)
-            return lambda x: self.norm(name=f"{name}_norm")(x + drop(layer(x)))
-
-        return _sublayers(self, residual, x, cache, places)
-
-
-Block = PreNormBlock | PostNormBlock
-
-
-def _sublayers(
-    block: Block, residual: Callable[..., Any], x: Hidden, cache: Any, places: Places
-) -> tuple[Hidden, Any]:
-    kept = {}
-
-    def attend(name: str, maker: Maker, cache: Any) -> Callable[[Hidden], Hidden]:
-        def layer(x: Hidden) -> Hidden:
-            out, kept[name] = maker(name=name)(x, places, cache, block.deterministic)
-            return out
-
-        return layer
-
-    both = block.cross_attention is not None and cache is not None
-    own, of_memory = (cache.own, cache.memory) if both else (cache, None)
-    x = residual("attention", attend("attention", block.attention, own))(x)
-    if block.cross_attention is not None:
-        across = attend("cross_attention", block.cross_attention, of_memory)
-        x = residual("cross_attention", across)(x)
-    x = residual("mlp", block.mlp(name="mlp"))(x)
-    if block.cross_attention is None or kept["attention"] is None:
-        return x, kept["attention"]
-    return x, BlockCache(kept["attention"], kept["cross_attention"])
+        across = self.cross_attention
+        own, of_memory = cache, None
+        if across is not None and cache is not None:
+            own, of_memory = cache.own, cache.memory
+        x = sublayer("attention", attend("attention", self.attention, own), x)
+        if across is not None:
+            x = sublayer("cross_attention", attend("cross_attention", across, of_memory), x)
+        mlp = self.mlp(name="mlp")
+        x = sublayer("mlp", lambda x: mlp(x, places.real, self.deterministic), x)
+        if across is None or kept["attention"] is None:
+            return x, kept["attention"]
+        return x, BlockCache(kept["attention"], kept["cross_attention"])
 
 
 class Period(nn.Module):
@@ -123,17 +108,19 @@ class Period(nn.Module):
         return x, tuple(caches)
 
 
-def kind_of(block: Callable[..., Block]) -> Any:
-    """The class that a maker of blocks makes."""
-    return block.func if isinstance(block, partial) else block
-
-
 def stacked(
     layers: int,
-    block: Callable[..., Block],
     attention: Maker | tuple[Maker, ...],
     mlp: Maker | tuple[Maker, ...],
+    norm: Maker,
     *,
+    initializer: Any,
+    output_initializer: Any,
+    dtype: Any,
+    order: Order = pre_norm,
+    cross_attention: Maker | None = None,
+    dropout: float = 0.0,
+    deterministic: bool = True,
     unroll: int = 1,
     remat: bool = False,
 ) -> nn.Module:
@@ -143,9 +130,10 @@ def stacked(
 
     Args:
         layers: how many blocks, of all kinds.
-        block: makes one, called with `attention` and `mlp`.
         attention, mlp: make a block's; a tuple gives each block in turn its own, and the names of
-            the parameters then begin with the place in that turn.
+            the parameters then begin with the place in that turn. Called, as `cross_attention`,
+            with `initializer`, `output_initializer`, `dtype` and `name`.
+        norm, order, cross_attention, dropout, deterministic: as in `Block`.
         unroll: blocks (or turns) an iteration of the scan, with the same parameters. All of them
             compile to the fastest program, fewer compile faster.
         remat: recomputes each block in the backward pass instead of keeping its activations.
@@ -153,21 +141,34 @@ def stacked(
     Raises:
         UserError: if the turns don't divide the layers.
     """
-    kinds = [value if isinstance(value, tuple) else (value,) for value in (attention, mlp)]
+    shared = {
+        "initializer": initializer,
+        "output_initializer": output_initializer,
+        "dtype": dtype,
+    }
+    kinds = [
+        [partial(maker, **shared) for maker in (value if isinstance(value, tuple) else (value,))]
+        for value in (attention, mlp)
+    ]
     period = math.lcm(*map(len, kinds))
     if layers % period:
         raise UserError(f"{layers} layers aren't made of whole turns of {period} kinds of layer.")
-    made = tuple(
-        partial(block, attention=kinds[0][i % len(kinds[0])], mlp=kinds[1][i % len(kinds[1])])
-        for i in range(period)
+    made: tuple[dict[str, Any], ...] = tuple(
+        {
+            "attention": kinds[0][turn % len(kinds[0])],
+            "mlp": kinds[1][turn % len(kinds[1])],
+            "norm": norm,
+            "order": order,
+            "cross_attention": cross_attention and partial(cross_attention, **shared),
+            "dropout": dropout,
+            "deterministic": deterministic,
+        }
+        for turn in range(period)
     )
-
-    def rematerialized(kind: Any) -> Any:
-        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
-        return nn.remat(kind, prevent_cse=False) if remat else kind
-
+    kind: Any = Period if period > 1 else Block
     scanned = nn.scan(
-        rematerialized(Period if period > 1 else made[0].func),
+        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
+        nn.remat(kind, prevent_cse=False) if remat else kind,
         variable_axes={"params": 0, "router": 0},
         split_rngs={"params": True, "dropout": True},
         in_axes=(0, nn.broadcast),
@@ -177,5 +178,5 @@ def stacked(
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     if period > 1:
-        return scanned(blocks=made, name="blocks")
-    return scanned(**made[0].keywords, name="blocks")
+        return scanned(blocks=tuple(partial(Block, **each) for each in made), name="blocks")
+    return scanned(**made[0], name="blocks")

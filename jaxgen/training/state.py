@@ -127,9 +127,9 @@ def _with_weights(
         UserError: for weights that the model has no place for, or of another shape.
     """
     given = traverse_util.flatten_dict(pretrained(abstract.params))
-    places = traverse_util.flatten_dict(abstract.params)
+    known = traverse_util.flatten_dict(abstract.params)
     for path, leaf in given.items():
-        expected = places[path].shape if path in places else None
+        expected = known[path].shape if path in known else None
         if leaf.shape != expected:
             raise UserError(
                 f"The pretrained weight {'/'.join(path)} {leaf.shape} doesn't fit the model, which "
@@ -138,7 +138,7 @@ def _with_weights(
             )
     # Copied: the state is donated to the train step, and the weights may be somebody else's.
     placed = {
-        path: jax.device_put(jnp.array(leaf, places[path].dtype, copy=True), places[path].sharding)
+        path: jax.device_put(jnp.array(leaf, known[path].dtype, copy=True), known[path].sharding)
         for path, leaf in given.items()
     }
     params = merge(traverse_util.unflatten_dict(placed), state.params)
@@ -147,7 +147,16 @@ def _with_weights(
         for update in updates
         if update.ema is not None
     }
-    return dataclasses.replace(state, params=params, ema=ema)
+
+    def prepared(params: Params) -> Any:
+        # Some optimizers keep a copy of what they move.
+        return {
+            update.name: update.optimizer.init(split(params, update.moves)[0]) for update in updates
+        }
+
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract.optimizer_states)
+    states = jax.jit(prepared, out_shardings=places)(params)
+    return dataclasses.replace(state, params=params, ema=ema, optimizer_states=states)
 
 
 def _compile_quickly(mesh: Mesh) -> dict[str, Any]:

@@ -171,6 +171,10 @@ SMALL_GPT2 |= {"eos_token_id": 0}
         (LLAMA3 | {"partial_rotary_factor": 0.5}, "partial_rotary_factor = 0.5"),
         (BERT | {"position_embedding_type": "relative_key"}, "= 'relative_key'"),
         (BERT | {"is_decoder": True}, "is_decoder = True"),
+        (LLAMA3 | {"rms_norm_eps": "a"}, "has to say rms_norm_eps, a number, and says 'a'"),
+        (LLAMA3 | {"rope_theta": "x"}, "has to say rope_theta, a number"),
+        (LLAMA3 | {"rope_parameters": [1]}, r"rope_parameters, an object, and says \[1\]"),
+        (LLAMA3 | {"rope_scaling": {"type": "yarn", "factor": 2}}, "say all numbers of its yarn"),
         (T5 | {"feed_forward_proj": "gated-mish"}, "feed_forward_proj = 'gated-mish'"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import optax
 import pytest
 from flax import linen as nn
 
@@ -38,8 +39,9 @@ def test_compiling_quickly_changes_no_bit():
             )
 
 
-def begin(pretrained):
-    updates = [Update("all", lambda params, context: Output(0.0), adamw(1e-3), ema=0.9)]
+def begin(pretrained, optimizer=None):
+    optimizer = optimizer or adamw(1e-3)
+    updates = [Update("all", lambda params, context: Output(0.0), optimizer, ema=0.9)]
     mesh = make_mesh(MeshShape(data=2, fsdp=4))
     return initializer(init, updates, mesh, pretrained)(jax.random.key(0), {})[0]()
 
@@ -78,3 +80,11 @@ def test_pretrained_weights_take_the_place_of_random_ones():
 def test_pretrained_weights_of_another_network_are_named(weights, sentence):
     with pytest.raises(UserError, match=sentence):
         begin(lambda shapes: weights)
+
+
+def test_an_optimizer_that_copies_what_it_moves_copies_the_pretrained_weights():
+    slow = optax.contrib.schedule_free_adamw(1e-3)
+    weights = {"normal": {"kernel": np.full((96, 64), 7.0, np.float32)}}
+    state = begin(lambda shapes: weights, slow)
+    copies = [leaf for leaf in jax.tree.leaves(state.optimizer_states) if leaf.shape == (96, 64)]
+    assert any(np.all(leaf == 7) for leaf in copies)

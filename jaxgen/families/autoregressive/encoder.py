@@ -15,12 +15,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgen.families.autoregressive.transformer import with_shared
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import Activation, gelu
 from jaxgen.nn.self_attention import Places
-from jaxgen.nn.transformer_blocks import Block, PostNormBlock, PreNormBlock, kind_of, stacked
+from jaxgen.nn.transformer_blocks import Order, post_norm, pre_norm, stacked
 
 Tokens = Int[Array, "batch time"]
 Hidden = Float[Array, "batch time width"]
@@ -33,7 +32,7 @@ class Encoder(nn.Module):
     sees it.
 
     vocabulary, width, layers: sizes.
-    attention, mlp, norm, positions, block, dropout, unroll, remat, dtype: as in `Transformer`; the
+    attention, mlp, norm, positions, order, dropout, unroll, remat, dtype: as in `Transformer`; the
         attention must not be causal.
     types: how many kinds of segment have a vector of their own (BERT's first and second sentence),
         added to the token's; 0: none.
@@ -51,7 +50,7 @@ class Encoder(nn.Module):
     norm: Callable[..., nn.Module]
     positions: Callable[..., nn.Module] | None = None
     types: int = 0
-    block: Callable[..., Block] = PostNormBlock
+    order: Order = post_norm
     embedding_norm: bool = True
     transforms: bool = True
     biased: bool = True
@@ -110,8 +109,7 @@ class Encoder(nn.Module):
             self._types = table(self.types, self.width, name="types")
         if self.embedding_norm:
             self._embedding_norm = self.norm(name="embedding_norm")
-        self._ends_with_norm = kind_of(self.block) is PreNormBlock
-        if self._ends_with_norm:
+        if self.order is pre_norm:
             self._norm = self.norm(name="norm")
         if self.transforms:
             self._transform = dense((self.width,), ("embed", None), name="transform")
@@ -146,24 +144,22 @@ class Encoder(nn.Module):
         if self.embedding_norm:
             x = self._embedding_norm(x)
         x = self._drop(x, deterministic=deterministic)
-        shared = {
-            "initializer": self.initializer,
-            "output_initializer": self.initializer,
-            "dtype": self.dtype,
-        }
-        block = partial(
-            self.block, norm=self.norm, dropout=self.dropout, deterministic=deterministic
-        )
         blocks = stacked(
             self.layers,
-            block,
-            with_shared(self.attention, shared),
-            with_shared(self.mlp, shared),
+            self.attention,
+            self.mlp,
+            self.norm,
+            initializer=self.initializer,
+            output_initializer=self.initializer,
+            dtype=self.dtype,
+            order=self.order,
+            dropout=self.dropout,
+            deterministic=deterministic,
             unroll=self.unroll,
             remat=self.remat,
         )
         x, _ = blocks(x, None, places)
-        return self._norm(x) if self._ends_with_norm else x
+        return self._norm(x) if self.order is pre_norm else x
 
 
 def sentence_embedding(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -12,11 +11,11 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from jaxgen.families.autoregressive.transformer import Cache, Scales, with_shared
+from jaxgen.families.autoregressive.transformer import Cache, Scales
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import Places, indices
-from jaxgen.nn.transformer_blocks import Block, PreNormBlock, kind_of, stacked
+from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
 Source = Int[Array, "batch sources"]
 Tokens = Int[Array, "batch time"]
@@ -27,7 +26,7 @@ Memory = Float[Array, "batch sources width"]
 class Tower(nn.Module):
     """One of the two stacks.
 
-    attention, mlp, norm, block, dropout, unroll, remat, initializer, output_initializer, dtype: as
+    attention, mlp, norm, order, dropout, unroll, remat, initializer, output_initializer, dtype: as
         in `Transformer`, but that `output_initializer` has no default of its own.
     cross_attention: makes the decoder's look at the encoder's vectors; None for the encoder.
     distances: makes what is added to the scores of self-attention in all layers, as
@@ -40,7 +39,7 @@ class Tower(nn.Module):
     norm: Callable[..., nn.Module]
     cross_attention: Callable[..., nn.Module] | None = None
     distances: Callable[..., nn.Module] | None = None
-    block: Callable[..., Block] = PreNormBlock
+    order: Order = pre_norm
     dropout: float = 0.0
     unroll: int = 1
     remat: bool = False
@@ -58,29 +57,23 @@ class Tower(nn.Module):
             keys = x.shape[1] if cache is None else jax.tree.leaves(cache.own)[0].shape[2]
             bias = self.distances(name="distances")(*indices(places, x.shape[1], keys))
             places = dataclasses.replace(places, bias=bias)
-        shared = {
-            "initializer": self.initializer,
-            "output_initializer": self.output_initializer,
-            "dtype": self.dtype,
-        }
-        across = self.cross_attention
-        block = partial(
-            self.block,
-            norm=self.norm,
-            cross_attention=None if across is None else partial(across, **shared),
-            dropout=self.dropout,
-            deterministic=deterministic,
-        )
         blocks = stacked(
             self.layers,
-            block,
-            with_shared(self.attention, shared),
-            with_shared(self.mlp, shared),
+            self.attention,
+            self.mlp,
+            self.norm,
+            initializer=self.initializer,
+            output_initializer=self.output_initializer,
+            dtype=self.dtype,
+            order=self.order,
+            cross_attention=self.cross_attention,
+            dropout=self.dropout,
+            deterministic=deterministic,
             unroll=self.unroll,
             remat=self.remat,
         )
         x, cache = blocks(x, cache, places)
-        if kind_of(self.block) is PreNormBlock:
+        if self.order is pre_norm:
             x = self.norm(name="norm")(x)
             x = nn.Dropout(self.dropout, deterministic=deterministic)(x)
         return x, cache
@@ -169,7 +162,7 @@ class EncoderDecoder(nn.Module):
         values too.
         """
         places = self._places(tokens, None, memory, source_segments)
-        places = dataclasses.replace(places, capacity=capacity)
+        places = dataclasses.replace(places, lengths=lengths, capacity=capacity)
         x = self._embedded(tokens, places.positions, True)
         x, cache = self._decoder(x, places, None, True)
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)

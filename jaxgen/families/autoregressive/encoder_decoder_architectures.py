@@ -13,7 +13,7 @@ from jaxgen.nn.mlp import MLP, GatedMLP, gelu_tanh
 from jaxgen.nn.norm import LayerNorm, RMSNorm
 from jaxgen.nn.position_bias import RelativePositionBias
 from jaxgen.nn.self_attention import CrossAttention, SelfAttention
-from jaxgen.nn.transformer_blocks import PostNormBlock
+from jaxgen.nn.transformer_blocks import post_norm
 
 
 def transformer_2017(
@@ -36,7 +36,7 @@ def transformer_2017(
         layers,
         mlp=partial(MLP, hidden=hidden, activation=nn.relu),
         norm=LayerNorm,
-        block=PostNormBlock,
+        order=post_norm,
         dropout=dropout,
         initializer=uniform,
         output_initializer=uniform,
@@ -82,7 +82,7 @@ def t5(
     mlp = partial(GatedMLP, activation=gelu_tanh) if gated else partial(MLP, activation=nn.relu)
     tower = partial(
         Tower,
-        mlp=partial(mlp, hidden=hidden, bias=False),
+        mlp=partial(mlp, hidden=hidden, bias=False, dropout=dropout),
         norm=partial(RMSNorm, epsilon=epsilon),
         dropout=dropout,
         initializer=fan_in,
@@ -96,7 +96,10 @@ def t5(
         CrossAttention, heads=heads, depth=depth, bias=False, scale=1.0, dropout=dropout,
         query_initializer=queries,
     )  # fmt: skip
-    distances = partial(RelativePositionBias, heads, buckets=buckets, furthest=furthest)
+    distances = partial(
+        RelativePositionBias, heads, buckets=buckets, furthest=furthest,
+        initializer=nn.initializers.normal(width**-0.5),
+    )  # fmt: skip
     return EncoderDecoder(
         vocabulary,
         width,

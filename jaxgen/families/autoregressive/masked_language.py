@@ -198,6 +198,8 @@ def _gathered(
     Float[Array, "batch {most} width"], Int[Array, "batch {most}"], Bool[Array, "batch {most}"]
 ]:
     """The first `most` chosen positions of each row, then others, which don't count."""
-    there, places = jax.lax.top_k(chosen.astype(jnp.int32), most)
+    # Sorted, since `top_k` would gather all rows on every device.
+    places = jnp.argsort(~chosen, axis=1, stable=True)[:, :most]
+    there = jnp.take_along_axis(chosen, places, axis=1)
     hidden = jnp.take_along_axis(hidden, places[:, :, None], axis=1)
-    return hidden, jnp.take_along_axis(targets, places, axis=1), there > 0
+    return hidden, jnp.take_along_axis(targets, places, axis=1), there

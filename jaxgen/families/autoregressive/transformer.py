@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -31,7 +30,7 @@ from jaxgen.experiment import Path
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import Places
-from jaxgen.nn.transformer_blocks import Block, PreNormBlock, kind_of, stacked
+from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
 Tokens = Int[Array, "batch time"]
 Hidden = Float[Array, "batch time width"]
@@ -63,7 +62,7 @@ class Transformer(nn.Module):
     norm: makes a normalization, called with `name`.
     positions: makes what is added to the tokens' vectors, called with `width`, `dtype` and `name`;
         None adds nothing, and leaves positions to the attention.
-    block: `PreNormBlock`, which ends with one more norm, or `PostNormBlock`.
+    order: `pre_norm`, which ends with one more norm, or `post_norm`.
     tied: scores tokens by their embedding instead of a head of its own.
     dropout: on the embedding and on what each layer adds.
     unroll, remat: of the scan over the layers, see `stacked`.
@@ -80,7 +79,7 @@ class Transformer(nn.Module):
     mlp: Any
     norm: Callable[..., nn.Module]
     positions: Callable[..., nn.Module] | None = None
-    block: Callable[..., Block] = PreNormBlock
+    order: Order = pre_norm
     tied: bool = True
     dropout: float = 0.0
     unroll: int = 1
@@ -126,7 +125,7 @@ class Transformer(nn.Module):
 
         The first lengths[row] tokens of a row are its prompt (at least one); the rest is padding.
         """
-        places = Places(jnp.arange(tokens.shape[1])[None, :], capacity=capacity)
+        places = Places(jnp.arange(tokens.shape[1])[None, :], lengths=lengths, capacity=capacity)
         x, cache = self._run(tokens, places, None, True)
         # The prompt's other positions predict what is known already.
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
@@ -147,8 +146,7 @@ class Transformer(nn.Module):
         )
         if self.positions is not None:
             self._positions = self.positions(width=self.width, dtype=self.dtype, name="positions")
-        self._ends_with_norm = kind_of(self.block) is PreNormBlock
-        if self._ends_with_norm:
+        if self.order is pre_norm:
             self._norm = self.norm(name="norm")
         if not self.tied:
             names = ("embed", "vocab")
@@ -180,35 +178,26 @@ class Transformer(nn.Module):
             x = x + jnp.broadcast_to(self._positions(places.positions), x.shape)
         x = self._drop(x, deterministic=deterministic)
         x, cache = self._blocks(deterministic)(x, cache, places)
-        return self._norm(x) if self._ends_with_norm else x, cache
+        return self._norm(x) if self.order is pre_norm else x, cache
 
     def _blocks(self, deterministic: bool) -> nn.Module:
         output_initializer = self.output_initializer
         if output_initializer is None:
             output_initializer = nn.initializers.normal(0.02 / (2 * self.layers) ** 0.5)
-        shared = {
-            "initializer": self.initializer,
-            "output_initializer": output_initializer,
-            "dtype": self.dtype,
-        }
-        block = partial(
-            self.block, norm=self.norm, dropout=self.dropout, deterministic=deterministic
-        )
         return stacked(
             self.layers,
-            block,
-            with_shared(self.attention, shared),
-            with_shared(self.mlp, shared),
+            self.attention,
+            self.mlp,
+            self.norm,
+            initializer=self.initializer,
+            output_initializer=output_initializer,
+            dtype=self.dtype,
+            order=self.order,
+            dropout=self.dropout,
+            deterministic=deterministic,
             unroll=self.unroll,
             remat=self.remat,
         )
-
-
-def with_shared(makers: Any, shared: dict[str, Any]) -> Any:
-    """A maker, or each of a tuple of them, with arguments that all of them take."""
-    if isinstance(makers, tuple):
-        return tuple(partial(maker, **shared) for maker in makers)
-    return partial(makers, **shared)
 
 
 def muon_matrices(path: Path) -> MuonDimensionNumbers | None:

@@ -14,7 +14,7 @@ from jaxgen.nn.norm import LayerNorm, RMSNorm
 from jaxgen.nn.position_bias import alibi
 from jaxgen.nn.rotary import rotary_angles, yarn
 from jaxgen.nn.self_attention import SelfAttention
-from jaxgen.nn.transformer_blocks import PostNormBlock
+from jaxgen.nn.transformer_blocks import post_norm
 
 VOCABULARY = 11
 CONTEXT = 16
@@ -60,7 +60,7 @@ TURNS = Transformer(
     ),
     mlp=partial(MLP, hidden=64),
     norm=LayerNorm,
-    block=PostNormBlock,
+    order=post_norm,
     scales=Scales(embedding=32**0.5, logits=0.5, soft_cap=20.0),
 )
 NETWORKS = {"learned": LEARNED, "rotary": ROTARY, "gated": GATED, "turns": TURNS}

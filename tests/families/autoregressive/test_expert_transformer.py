@@ -11,6 +11,7 @@ from small_transformers import LEARNED, VOCABULARY, parameters
 from jaxgen.experiment import Context
 from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
+from jaxgen.nn.expert_dispatch import within_capacity
 from jaxgen.nn.mixture_of_experts import MixtureOfExperts
 
 NETWORK = LEARNED.clone(mlp=partial(MixtureOfExperts, experts=4, chosen=2, hidden=16))
@@ -55,3 +56,23 @@ def test_decoding_takes_the_same_experts(params):
 
     whole, last = run(params)
     np.testing.assert_allclose(last, whole[:, -1], rtol=1e-4, atol=1e-4)
+
+
+def test_padding_takes_no_place_among_the_experts(params):
+    """However little room there is, and whatever the padding is."""
+    narrow = NETWORK.clone(mlp=partial(NETWORK.mlp, dispatch=partial(within_capacity, factor=0.5)))
+    lengths = jnp.asarray([5, 7, 12])
+    real = jnp.arange(12)[None, :] < lengths[:, None]
+
+    @jax.jit
+    def run(tokens):
+        prompts, _ = narrow.apply({"params": params}, tokens, lengths, 16, method="prefill")
+        whole, sown = narrow.apply(
+            {"params": params}, tokens, None, real.astype(jnp.int32), mutable=["router"]
+        )
+        return prompts, jnp.where(real[:, :, None], whole, 0), sown
+
+    other = jnp.where(real, TOKENS, (TOKENS + 1) % VOCABULARY)
+    found = run(TOKENS)
+    assert (np.asarray(found[2]["router"]["blocks"]["mlp"]["dropped"]) > 0).any()
+    jax.tree.map(np.testing.assert_array_equal, found, run(other))
