@@ -40,7 +40,8 @@ def their_nats(directory, items, rows=32):
 def both(run, directory):
     """Ours and theirs, for a run whose data has "held_out" `Blocks`; exports to `directory`."""
     loaded = runs.load(run)
-    export(directory, loaded.network, loaded.params, loaded.kept, loaded.config.context)
+    context = getattr(loaded.config, "context", None)
+    export(directory, loaded.network, loaded.params, loaded.kept, context)
     held_out = loaded.experiment.data["held_out"]
     (evaluation,) = [e for e in loaded.experiment.evaluations if e.name == "held_out"]
     ours = evaluation.score(loaded.model, loaded.experiment.data, jax.random.key(0))["nats"]
