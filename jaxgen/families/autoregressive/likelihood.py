@@ -128,7 +128,7 @@ def full_pass(
         for batch, there in whole_batches(datasets[data], rows):
             shape = (rows, batch["tokens"].shape[1] - 1)
             batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there[:, None]
-            results.append(summed(trained.params, batch))
+            results.append(jax.device_get(summed(trained.params, batch)))
         return _scores(results)
 
     return score
@@ -147,7 +147,7 @@ def random_estimate(
         items: Items = datasets[data]
         generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         drawn = generator.integers(len(items), size=(batches, rows))
-        results = [summed(trained.params, items[indices]) for indices in drawn]
+        results = [jax.device_get(summed(trained.params, items[indices])) for indices in drawn]
         return {"nats": _scores(results)["nats"]}
 
     return score

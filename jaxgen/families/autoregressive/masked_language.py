@@ -105,7 +105,7 @@ def masked_pass(
         results = []
         for batch, there in whole_batches(datasets[data], rows):
             batch["chosen"] = batch["chosen"] & there[:, None]
-            results.append(summed(trained.params, batch))
+            results.append(jax.device_get(summed(trained.params, batch)))
         count = sum(float(count) for _, count in results)
         nats, right = (
             sum(float(sums[name]) for sums, _ in results) / count for name in ("nats", "accuracy")
@@ -154,7 +154,7 @@ def pseudo_perplexity(
 
     def score(trained: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
         results = [
-            summed(trained.params, batch, there)
+            jax.device_get(summed(trained.params, batch, there))
             for batch, there in whole_batches(datasets[data], rows)
         ]
         totals = np.array([(float(total), float(count)) for total, count in results]).sum(0)

@@ -16,7 +16,9 @@ def whole_batches(
 ) -> Iterator[tuple[dict[str, np.ndarray], Bool[np.ndarray, "rows"]]]:
     """Batches of `rows` items in order, and which of their rows are there.
 
-    The last one repeats an item, so that one compiled function serves all.
+    The last one repeats an item, so that one compiled function serves all. What is worked out of a
+    batch is to be fetched before the next one is begun: on simulated devices, programs that run
+    ahead starve each other's collectives of threads until XLA gives up.
     """
     for start in range(0, len(items), rows):
         indices = np.arange(start, start + rows)
