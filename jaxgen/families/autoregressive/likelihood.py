@@ -215,7 +215,7 @@ def _totals(
     return totals
 
 
-def _scores(results: list[dict[str, Array]]) -> dict[str, float]:
+def _scores(results: list[dict[str, np.ndarray]]) -> dict[str, float]:
     # Sums over the batches in float64: a corpus has more tokens than float32 has digits.
     totals = {name: sum(float(each[name]) for each in results) for name in results[0]}
     nats = totals["nats"] / totals["count"]
