@@ -6,6 +6,7 @@ Music, sound and video join by adding a class with the same three members.
 from __future__ import annotations
 
 import io
+import json
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
@@ -30,9 +31,15 @@ class Artifact(Protocol):
 
 @dataclass(frozen=True)
 class Text:
-    """Passages of text."""
+    """Passages of text.
+
+    prompts: what each of them begins with, where they were continued.
+    sizes: how many tokens each was continued by.
+    """
 
     passages: tuple[str, ...]
+    prompts: tuple[str, ...] = ()
+    sizes: tuple[int, ...] = ()
 
     def save(self, stem: epath.PathLike) -> list[epath.Path]:
         """One `.txt`, the passages divided by a rule."""
@@ -44,6 +51,16 @@ class Text:
     def show(self) -> str:
         """The passages themselves."""
         return ("\n" + "-" * 80 + "\n").join(self.passages)
+
+    def lines(self) -> list[str]:
+        """A JSON object for each passage: its "prompt", the "text" after that, its "tokens"."""
+        every = zip(self.prompts, self.passages, self.sizes, strict=True)
+        return [
+            json.dumps(
+                {"prompt": prompt, "text": text[len(prompt) :], "tokens": size}, ensure_ascii=False
+            )
+            for prompt, text, size in every
+        ]
 
 
 @dataclass(frozen=True)

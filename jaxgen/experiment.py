@@ -156,6 +156,10 @@ class Sampler:
     sample: pure and jittable: `(model, key, static, arrays) -> arrays`.
     render: arrays, on the host, to an `Artifact`.
     stream: optional, `(model, key, static, arrays) -> iterator of partial arrays`.
+    prepare_many: optional, as `prepare`, of several requests that differ in their prompts alone:
+        their samples lie one after the other.
+    drafted: optional, `(sampler of a smaller model, that model) -> the same sampler`, faster.
+    source: what another sampler's `drafted` asks of this one.
     """
 
     request: type
@@ -163,6 +167,9 @@ class Sampler:
     sample: Callable[[Model, Key, Any, Any], Any]
     render: Callable[[Any], Artifact]
     stream: Callable[[Model, Key, Any, Any], Any] | None = None
+    prepare_many: Callable[[Sequence[Any]], tuple[Hashable, Any]] | None = None
+    drafted: Callable[[Sampler, Model], Sampler] | None = None
+    source: Any = None
 
 
 @dataclass(frozen=True)

@@ -173,16 +173,29 @@ class SubwordTokenizer:
 
         Raises `UserError` for another vocabulary, whose tokens don't say.
         """
+        return np.array([len(spelling) for spelling in self.spellings], np.int32)
+
+    @cached_property
+    def spellings(self) -> tuple[bytes, ...]:
+        """The bytes that each token of a byte-level vocabulary stands for; none for special ones.
+
+        Raises `UserError` for another vocabulary, whose tokens don't say.
+        """
         if not isinstance(self.tokenizer.decoder, tokenizers.decoders.ByteLevel):
             raise UserError(
-                "only a byte-level vocabulary says how many bytes a token stands for: train one "
-                "by train_byte_pairs"
+                "only a byte-level vocabulary says which bytes a token stands for: train one by "
+                "train_byte_pairs"
             )
-        sizes = np.zeros(self.vocabulary_size, np.int32)
+        found = [b""] * self.vocabulary_size
+        letters = _byte_letters()
         for text, number in self.tokenizer.get_vocab().items():
-            sizes[number] = len(text)  # one letter a byte
-        sizes[list(self.special_tokens)] = 0
-        return sizes
+            if number not in self.special_tokens:
+                # An added token is written as it is.
+                spelt = all(letter in letters for letter in text)
+                found[number] = (
+                    bytes(letters[letter] for letter in text) if spelt else text.encode()
+                )
+        return tuple(found)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -219,6 +232,17 @@ class SubwordTokenizer:
         copy = tokenizers.Tokenizer.from_str(self.tokenizer.to_str())
         copy.encode_special_tokens = True  # is said of the object, no file and no pickle keeps it
         return copy
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that a byte-level vocabulary writes for each byte (GPT-2's table).
+
+    Printable bytes stand for themselves, the others for the letters from 256 on, in order.
+    """
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    pairs = {chr(byte): byte for byte in printable}
+    return pairs | {chr(256 + place): byte for place, byte in enumerate(others)}
 
 
 def _json(files: Mapping[str, bytes], name: str) -> dict[str, Any]:

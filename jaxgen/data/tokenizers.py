@@ -72,6 +72,11 @@ class CharacterTokenizer:
         return json.dumps(list(self.characters)).encode()
 
     @property
+    def spellings(self) -> tuple[bytes, ...]:
+        """Each character's bytes of UTF-8."""
+        return tuple(one.encode("utf-8", "surrogatepass") for one in self.characters)
+
+    @property
     def vocabulary_size(self) -> int:
         """Tokens are 0 .. vocabulary_size - 1."""
         return len(self.characters)
@@ -104,6 +109,11 @@ class ByteTokenizer:
     def vocabulary_size(self) -> int:
         """256."""
         return 256
+
+    @property
+    def spellings(self) -> tuple[bytes, ...]:
+        """Each byte."""
+        return tuple(bytes([byte]) for byte in range(256))
 
     def encode(self, text: str) -> Int32[np.ndarray, "size"]:
         """The bytes of a text."""

@@ -13,12 +13,12 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 Bias = Float[Array, "rows heads time positions"]
-# (query positions (rows, time), key positions (1, positions), heads) -> what is added to the scores
+# (query positions (rows, time), key positions (1 or rows, positions), heads) -> what is added
 PositionBias = Callable[[Array, Array, int], Bias]
 
 
 def alibi(
-    queries: Int[Array, "rows time"], keys: Int[Array, "1 positions"], heads: int
+    queries: Int[Array, "rows time"], keys: Int[Array, "places positions"], heads: int
 ) -> Float[Array, "rows heads time positions"]:
     """Minus each head's slope times the distance (ALiBi, Press et al. 2022, section 3)."""
     distance = jnp.abs(queries[:, None, :, None] - keys[:, None, None, :])
@@ -53,7 +53,7 @@ class RelativePositionBias(nn.Module):
 
     @nn.compact
     def __call__(
-        self, queries: Int[Array, "rows time"], keys: Int[Array, "1 positions"]
+        self, queries: Int[Array, "rows time"], keys: Int[Array, "places positions"]
     ) -> Float[Array, "rows heads time positions"]:
         """What is added to the scores, in float32."""
         table: Any = self.param(

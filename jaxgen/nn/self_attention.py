@@ -3,30 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
 import flax.struct
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn.attention import attention
+from jaxgen.nn.key_value_cache import (
+    CacheRoom,
+    KeyValueCache,
+    new_cache,
+    seen_in_ring,
+    slot_positions,
+    written,
+)
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.position_bias import PositionBias
 from jaxgen.nn.rotary import Angles, rotate
 from jaxgen.nn.visibility import Implementation
 
 Hidden = Float[Array, "batch time width"]
-
-
-@flax.struct.dataclass
-class KeyValueCache:
-    """The keys and values of the positions seen so far, each (batch, positions, groups, depth)."""
-
-    key: Any
-    value: Any
 
 
 @flax.struct.dataclass
@@ -40,7 +40,7 @@ class Places:
         tell of.
     offset: the place in the cache of each row's first vector, (batch,); the cache holds those
         before it. None: the call begins at place 0 and reads no cache.
-    capacity: makes a new cache with so many places, and writes the vectors in from place 0.
+    room: makes a new cache, of the vectors from place 0 on.
     bias: added to the scores of self-attention, (1 or batch, heads, time, positions).
     memory: what cross-attention looks at, (batch, sources, width); not needed where a cache holds
         its keys and values.
@@ -51,7 +51,7 @@ class Places:
     segments: Any = None
     lengths: Any = None
     offset: Any = None
-    capacity: int | None = flax.struct.field(pytree_node=False, default=None)
+    room: CacheRoom | None = flax.struct.field(pytree_node=False, default=None)
     bias: Any = None
     memory: Any = None
     memory_segments: Any = None
@@ -134,25 +134,34 @@ class SelfAttention(nn.Module):
         if self.rotary is not None:
             angles = self.rotary(places.positions, depth)
             query, key = rotate(query, angles), rotate(key, angles)
-        if places.capacity is not None:
-            room = ((0, 0), (0, places.capacity - x.shape[1]), (0, 0), (0, 0))
-            cache = KeyValueCache(jnp.pad(key, room), jnp.pad(value, room))
+        offset, window, mask = places.offset, self.window, None
+        queries, keys = indices(places, x.shape[1], x.shape[1])
+        if places.room is not None:
+            cache = new_cache(
+                key, value, places.room, places.lengths, self.window, self.sink_tokens
+            )
         elif cache is not None:
-            cache = _written(cache, key, value, places.offset)
-            key, value = cache.key, cache.value
+            cache = written(cache, key, value, offset)
+            key, value = cache.key.read(self.dtype), cache.value.read(self.dtype)
+            keys = slot_positions(cache, offset + x.shape[1])
+            if window is not None and cache.ring is not None:
+                mask = seen_in_ring(keys, queries, window, self.sink_tokens)
+        ringed = mask is not None
         dropout = 0.0 if deterministic else self.dropout
         out = attention(
             query,
             key,
             value,
-            causal=self.causal,
-            window=self.window,
+            # The mask of a ring says all of this by itself.
+            causal=self.causal and not ringed,
+            window=None if ringed else window,
             sink_tokens=self.sink_tokens,
-            offset=0 if places.offset is None else places.offset,
+            offset=0 if offset is None else offset,
+            mask=mask,
             segments=None if places.segments is None else (places.segments, places.segments),
             scale=self.scale,
             soft_cap=self.soft_cap,
-            bias=self._bias(places, x.shape[1], key.shape[1]),
+            bias=self._bias(places, queries, keys),
             sinks=self._sinks(),
             dropout=dropout,
             dropout_key=self.make_rng("dropout") if dropout > 0 else None,
@@ -162,10 +171,14 @@ class SelfAttention(nn.Module):
         out = _output(x.shape[-1], output_bias, self.output_initializer, self.dtype)(out)
         return out, cache
 
-    def _bias(self, places: Places, time: int, positions: int) -> Array | None:
+    def _bias(
+        self,
+        places: Places,
+        queries: Int[Array, "rows time"],
+        keys: Int[Array, "places positions"],
+    ) -> Array | None:
         bias = places.bias
         if self.position_bias is not None:
-            queries, keys = indices(places, time, positions)
             own = self.position_bias(queries, keys, self.heads)
             bias = own if bias is None else bias + own
         return bias
@@ -231,7 +244,7 @@ class CrossAttention(nn.Module):
     ) -> tuple[Hidden, KeyValueCache | None]:
         """Lets each position look at `places.memory`, or at what `cache` kept of it.
 
-        With `places.capacity`, the memory's keys and values are returned, to be kept.
+        With `places.room`, the memory's keys and values are returned, to be kept.
         """
         depth = self.depth or _depth(x.shape[-1], self.heads)
         names = ("embed", "heads", "head_dim")
@@ -243,21 +256,25 @@ class CrossAttention(nn.Module):
             return layer(vectors)
 
         query = map_in("query", x, self.query_initializer or self.initializer)
-        kept = cache
-        if kept is None:
-            kept = KeyValueCache(map_in("key", places.memory), map_in("value", places.memory))
+        if cache is None:
+            key, value = map_in("key", places.memory), map_in("value", places.memory)
+            if places.room is not None:
+                sources = replace(places.room, capacity=key.shape[1])
+                cache = new_cache(key, value, sources, None, None, 0)
+        else:
+            key, value = cache.key.read(self.dtype), cache.value.read(self.dtype)
         dropout = 0.0 if deterministic else self.dropout
         out = attention(
             query,
-            kept.key,
-            kept.value,
+            key,
+            value,
             segments=places.memory_segments,
             scale=self.scale,
             dropout=dropout,
             dropout_key=self.make_rng("dropout") if dropout > 0 else None,
         )
         out = _output(x.shape[-1], self.bias, self.output_initializer, self.dtype)(out)
-        return out, None if places.capacity is None and cache is None else kept
+        return out, cache
 
 
 def indices(
@@ -280,16 +297,3 @@ def _depth(width: int, heads: int) -> int:
             "their depth."
         )
     return width // heads
-
-
-def _written(
-    cache: KeyValueCache,
-    key: Float[Array, "batch time groups depth"],
-    value: Float[Array, "batch time groups depth"],
-    offset: Int[Array, "batch"],
-) -> KeyValueCache:
-    def row(kept: Array, new: Array, start: Array) -> Array:
-        return jax.lax.dynamic_update_slice(kept, new.astype(kept.dtype), (start, 0, 0))
-
-    write = jax.vmap(row)
-    return KeyValueCache(write(cache.key, key, offset), write(cache.value, value, offset))

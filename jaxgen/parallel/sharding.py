@@ -7,23 +7,28 @@ The names are taken off at initialization, so parameters are plain dicts everywh
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax.core import meta
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array
 
 from jaxgen.errors import UserError
 
-Rules = Mapping[str, str | None]
+Rules = Mapping[str, str | tuple[str, ...] | None]
+
+BATCH_AXES = ("data", "fsdp")
 
 # Splitting the width over fsdp and the wide hidden axes over tensor is the layout of
 # Megatron-LM (Shoeybi et al. 2019) on top of ZeRO-3 (Rajbhandari et al. 2020). Experts lie on
 # devices that share the batch, as in GShard (Lepikhin et al. 2020): where their number divides,
 # each of fsdp keeps whole experts instead of a part of every expert's width.
 RULES: Rules = {
+    "batch": BATCH_AXES,
     "vocab": "tensor",
     "embed": "fsdp",
     "heads": "tensor",
@@ -34,7 +39,6 @@ RULES: Rules = {
     "channels_out": "tensor",
     "layers": None,
 }
-BATCH_AXES = ("data", "fsdp")
 
 
 def _is_box(leaf: object) -> bool:
@@ -52,7 +56,10 @@ def unbox(tree: Any) -> Any:
 
 
 def partition_spec(
-    names: Sequence[str | None], shape: Sequence[int], mesh: Mesh, rules: Rules = RULES
+    names: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: Mesh | AbstractMesh,
+    rules: Rules = RULES,
 ) -> PartitionSpec:
     """Places one array: axis i, called `names[i]` and `shape[i]` long, on the mesh.
 
@@ -63,17 +70,17 @@ def partition_spec(
         UserError: for a name that the rules don't know.
     """
     taken: set[str] = set()
-    places: list[str | None] = []
+    places: list[str | tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
         if name is not None and name not in rules:
             raise UserError(
                 f"No sharding rule for the logical axis {name!r}; known are {', '.join(rules)}."
             )
         place = None if name is None else rules[name]
-        if place is not None and (place in taken or size % mesh.shape[place]):
-            place = None
-        if place is not None:
-            taken.add(place)
+        axes = place if isinstance(place, tuple) else () if place is None else (place,)
+        if taken & set(axes) or size % math.prod(mesh.shape[axis] for axis in axes):
+            place, axes = None, ()
+        taken |= set(axes)
         places.append(place)
     return PartitionSpec(*places)
 
@@ -90,6 +97,14 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
         return NamedSharding(mesh, partition_spec(leaf.names, leaf.value.shape, mesh, rules))
 
     return jax.tree.map(place, boxed, is_leaf=_is_box)
+
+
+def constrained(x: Array, names: Sequence[str | None]) -> Array:
+    """The same array, inside `jit` placed on the mesh in use as `partition_spec` says; if any."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return x
+    return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh))
 
 
 def like_parameters(tree: Any, params: Any, params_shardings: Any, mesh: Mesh) -> Any:

@@ -68,10 +68,10 @@ def draw_codes(
     height, width = grid
     prompts = (codes + labels[:, None]).astype(jnp.int32)
     # A class token never follows.
-    choose = sampled(composed(first_tokens(codes), process))
+    choice = sampled(first_tokens(codes), process)
     lengths = jnp.ones(labels.shape, jnp.int32)
     # The decoding loop reads the last code too, so class and codes all need a place.
-    rows = generate(decoder, params, key, prompts, lengths, choose, height * width)
+    rows, _ = generate(decoder, params, key, prompts, lengths, choice, height * width)
     return rows.reshape(-1, height, width)
 
 

@@ -1,4 +1,4 @@
-"""What decoding sees of an autoregressive model: four functions, whatever the network."""
+"""What decoding sees of an autoregressive model: a few functions, whatever the network."""
 
 from __future__ import annotations
 
@@ -14,27 +14,42 @@ from jaxtyping import Array, Float, Int
 from jaxgen.experiment import Params
 from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder
 from jaxgen.families.autoregressive.transformer import Transformer
+from jaxgen.nn.key_value_cache import CacheRoom
 
 Carry = Any  # whatever a network remembers of the tokens it has read
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """Reads tokens one by one and says what may come next; rows are independent.
+    """Reads tokens and says what may come next; rows are independent.
 
     prefill: `(params, tokens (batch, time), lengths (batch,)) -> (carry, logits)`: reads the first
         lengths[row] ≥ 1 tokens of each row; logits (batch, vocabulary) of what follows them.
-    step: `(params, carry, token (batch,)) -> (carry, logits)`: reads one more token a row.
-    reorder: `(carry, beams (batch,)) -> carry`: row i becomes what row beams[i] was.
-    rewind: `(carry, accepted (batch,)) -> carry`: forgets all but a row's first tokens.
+    extend: `(params, carry, tokens (batch, time)) -> (carry, logits)`: reads more tokens, as many
+        of every row; logits (batch, time, vocabulary) of what follows each.
+    reorder: `(carry, beams (rows,)) -> carry`: row i becomes what row beams[i] was; there may be
+        more rows or fewer.
+    rewind: `(carry, held (batch,)) -> carry`: forgets all but a row's first `held` tokens, none of
+        them from before the last `extend`.
     context: how many tokens a carry can hold, prompt included; None: any number.
+    ahead: how many tokens one `extend` may read, and `rewind` forget; None: any number.
+    reading: `(ahead) -> decoder`: the same, able to read so many at once.
     """
 
     prefill: Callable[[Params, Array, Array], tuple[Carry, Array]]
-    step: Callable[[Params, Carry, Array], tuple[Carry, Array]]
+    extend: Callable[[Params, Carry, Array], tuple[Carry, Array]]
     reorder: Callable[[Carry, Array], Carry]
     rewind: Callable[[Carry, Array], Carry]
     context: int | None = None
+    ahead: int | None = None
+    reading: Callable[[int], Decoder] | None = None
+
+    def step(
+        self, params: Params, carry: Carry, token: Int[Array, "batch"]
+    ) -> tuple[Carry, Float[Array, "batch vocabulary"]]:
+        """Reads one more token a row: the logits of what follows."""
+        carry, logits = self.extend(params, carry, token[:, None])
+        return carry, logits[:, 0]
 
 
 @flax.struct.dataclass
@@ -53,26 +68,36 @@ class SourcedTokens:
     segments: Any
 
 
-def transformer_decoder(network: Transformer, context: int) -> Decoder:
-    """Decodes by a key-value cache of `context` places, allocated whole by `prefill`."""
+def transformer_decoder(
+    network: Transformer, context: int, *, ahead: int = 1, cache_dtype: Any = None
+) -> Decoder:
+    """Decodes by a key-value cache that `prefill` allocates whole.
+
+    context: places of the cache; layers with a window keep no more than that of it.
+    ahead, cache_dtype: as `CacheRoom` has them.
+    """
+    room = CacheRoom(context, ahead, cache_dtype)
 
     def prefill(
         params: Params, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
     ) -> tuple[CachedTokens, Float[Array, "batch vocabulary"]]:
         logits, cache = network.apply(
-            {"params": params}, tokens, lengths, context, method=Transformer.prefill
+            {"params": params}, tokens, lengths, room, method=Transformer.prefill
         )
         return CachedTokens(cache, lengths), logits
 
-    def step(
-        params: Params, carry: CachedTokens, token: Int[Array, "batch"]
-    ) -> tuple[CachedTokens, Float[Array, "batch vocabulary"]]:
+    def extend(
+        params: Params, carry: CachedTokens, tokens: Int[Array, "batch time"]
+    ) -> tuple[CachedTokens, Float[Array, "batch time vocabulary"]]:
         logits, cache = network.apply(
-            {"params": params}, token, carry.cache, carry.held, method=Transformer.step
+            {"params": params}, tokens, carry.cache, carry.held, method=Transformer.extend
         )
-        return CachedTokens(cache, carry.held + 1), logits
+        return CachedTokens(cache, carry.held + tokens.shape[1]), logits
 
-    return Decoder(prefill, step, _reordered, _rewound, context)
+    def reading(ahead: int) -> Decoder:
+        return transformer_decoder(network, context, ahead=ahead, cache_dtype=cache_dtype)
+
+    return Decoder(prefill, extend, _reordered, _rewound, context, ahead, reading)
 
 
 def encoder_decoder_decoder(
@@ -80,59 +105,69 @@ def encoder_decoder_decoder(
     context: int,
     source: Int[Array, "batch sources"],
     source_segments: Int[Array, "batch sources"] | None = None,
+    *,
+    ahead: int = 1,
+    cache_dtype: Any = None,
 ) -> Decoder:
     """Decodes targets of the given sources, row by row.
 
-    `prefill` encodes the sources and reads the targets' beginnings; a carry holds the keys and
-    values of both, `context` places for the target's. Made anew for each batch, inside `jit` too.
+    `prefill` encodes the sources and reads the targets' beginnings, of which there may be several
+    to a source, side by side; a carry holds the keys and values of both, `context` places for the
+    target's. Made anew for each batch, inside `jit` too.
     """
     segments = jnp.ones_like(source) if source_segments is None else source_segments
+    room = CacheRoom(context, ahead, cache_dtype)
 
     def prefill(
         params: Params, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
     ) -> tuple[SourcedTokens, Float[Array, "batch vocabulary"]]:
-        memory = network.apply({"params": params}, source, segments, method=EncoderDecoder.encode)
+        memory: Any = network.apply(
+            {"params": params}, source, segments, method=EncoderDecoder.encode
+        )
+        each = tokens.shape[0] // source.shape[0]
+        memory, of_rows = (jnp.repeat(x, each, axis=0) for x in (memory, segments))
         logits, cache = network.apply(
             {"params": params},
             memory,
             tokens,
             lengths,
-            context,
-            segments,
+            room,
+            of_rows,
             method=EncoderDecoder.prefill,
         )
-        return SourcedTokens(CachedTokens(cache, lengths), segments), logits
+        return SourcedTokens(CachedTokens(cache, lengths), of_rows), logits
 
-    def step(
-        params: Params, carry: SourcedTokens, token: Int[Array, "batch"]
-    ) -> tuple[SourcedTokens, Float[Array, "batch vocabulary"]]:
+    def extend(
+        params: Params, carry: SourcedTokens, tokens: Int[Array, "batch time"]
+    ) -> tuple[SourcedTokens, Float[Array, "batch time vocabulary"]]:
         target = carry.target
         logits, cache = network.apply(
             {"params": params},
-            token,
+            tokens,
             target.cache,
             target.held,
             carry.segments,
-            method=EncoderDecoder.step,
+            method=EncoderDecoder.extend,
         )
-        return SourcedTokens(CachedTokens(cache, target.held + 1), carry.segments), logits
+        held = target.held + tokens.shape[1]
+        return SourcedTokens(CachedTokens(cache, held), carry.segments), logits
 
-    def reorder(carry: SourcedTokens, beams: Int[Array, "batch"]) -> SourcedTokens:
+    def reorder(carry: SourcedTokens, beams: Int[Array, "rows"]) -> SourcedTokens:
         return SourcedTokens(
             _reordered(carry.target, beams), jnp.take(carry.segments, beams, axis=0)
         )
 
-    def rewind(carry: SourcedTokens, accepted: Int[Array, "batch"]) -> SourcedTokens:
-        return SourcedTokens(_rewound(carry.target, accepted), carry.segments)
+    def rewind(carry: SourcedTokens, held: Int[Array, "batch"]) -> SourcedTokens:
+        return SourcedTokens(_rewound(carry.target, held), carry.segments)
 
-    return Decoder(prefill, step, reorder, rewind, context)
+    return Decoder(prefill, extend, reorder, rewind, context, ahead)
 
 
-def _reordered(carry: CachedTokens, beams: Int[Array, "batch"]) -> CachedTokens:
+def _reordered(carry: CachedTokens, beams: Int[Array, "rows"]) -> CachedTokens:
     cache = jax.tree.map(lambda leaf: jnp.take(leaf, beams, axis=1), carry.cache)
     return CachedTokens(cache, jnp.take(carry.held, beams))
 
 
-def _rewound(carry: CachedTokens, accepted: Int[Array, "batch"]) -> CachedTokens:
-    # What lies beyond is never seen, and overwritten by the next steps.
-    return CachedTokens(carry.cache, accepted)
+def _rewound(carry: CachedTokens, held: Int[Array, "batch"]) -> CachedTokens:
+    # What lies beyond is never seen, and overwritten by the next tokens.
+    return CachedTokens(carry.cache, held)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import flax.struct
@@ -14,9 +15,37 @@ from jaxtyping import Array, Float, Int
 from jaxgen.experiment import Key, Params
 from jaxgen.families.autoregressive.decoder import Decoder
 from jaxgen.families.autoregressive.logits import Processor
+from jaxgen.families.autoregressive.policies import Memory, Policy, combined
 
-# (key, logits (batch, vocabulary)) -> token (batch,)
-Choice = Callable[[Key, Array], Array]
+
+@flax.struct.dataclass
+class Pick:
+    """What was chosen for each row.
+
+    token: (rows,).
+    memory: the choice's, from then on.
+    ended: which rows are complete with that token, (rows,).
+    parents: which row each is the continuation of, (rows,), as beams are; None: its own.
+    """
+
+    token: Any
+    memory: Any
+    ended: Any
+    parents: Any = None
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How the next token is chosen.
+
+    begin: `(tokens (batch, time), lengths (batch,), vocabulary) -> memory` of the prompts.
+    pick: `(key, logits (rows, vocabulary), memory) -> Pick`.
+    beams: so many rows go on from each prompt, side by side.
+    """
+
+    begin: Callable[[Array, Array, int], Memory]
+    pick: Callable[[Key, Array, Memory], Pick]
+    beams: int = 1
 
 
 @flax.struct.dataclass
@@ -24,42 +53,65 @@ class Decoding:
     """The state between two tokens.
 
     carry: the decoder's.
-    logits: of the next token, (batch, vocabulary).
-    recent: the tokens that the carry has read, (batch, context), from its place 0 on.
-    held: how many those are, (batch,).
-    made: how many tokens have been generated, a scalar.
+    logits: of the next token, (rows, vocabulary).
+    recent: the tokens that the carry has read, (rows, context), from its place 0 on.
+    held: how many those are, (rows,).
+    memory: the choice's.
+    ended: which rows are complete, (rows,).
+    lengths: how many tokens have been written to each row, its last one included, (rows,).
+    made: how many steps there have been, a scalar.
     """
 
     carry: Any
     logits: Any
     recent: Any
     held: Any
+    memory: Any
+    ended: Any
+    lengths: Any
     made: Any
 
 
-def sampled(process: Processor) -> Choice:
-    """Draws each row's token from the softmax of its processed logits."""
+def sampled(*policy: Policy | Processor) -> Choice:
+    """Draws each row's token from the softmax of its logits, after policies in order."""
+    parts = combined(*policy)
 
-    def choose(key: Key, logits: Float[Array, "batch vocabulary"]) -> Int[Array, "batch"]:
-        return jax.random.categorical(key, process(logits.astype(jnp.float32)), axis=-1)
+    def pick(key: Key, logits: Float[Array, "rows vocabulary"], memory: Memory) -> Pick:
+        scores = parts.scores(logits.astype(jnp.float32), memory)
+        token = jax.random.categorical(key, scores, axis=-1).astype(jnp.int32)
+        return Pick(token, *parts.advance(memory, token))
 
-    return choose
+    return Choice(parts.begin, pick)
 
 
 def start(
-    decoder: Decoder, params: Params, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
+    decoder: Decoder,
+    params: Params,
+    tokens: Int[Array, "batch time"],
+    lengths: Int[Array, "batch"],
+    choice: Choice,
 ) -> Decoding:
     """Reads the prompts, the first lengths[row] ≥ 1 tokens of each row.
 
     Of a prompt longer than the decoder's context only the end is read, as nanoGPT crops it.
     """
     room = tokens.shape[1] if decoder.context is None else decoder.context
+    read, held = tokens, lengths
     if tokens.shape[1] > room:
-        tokens = _shifted(tokens, jnp.maximum(lengths - room, 0))[:, :room]
-        lengths = jnp.minimum(lengths, room)
-    carry, logits = decoder.prefill(params, tokens, lengths)
-    recent = jnp.pad(tokens, ((0, 0), (0, room - tokens.shape[1])))
-    return Decoding(carry, logits, recent, lengths, jnp.zeros((), jnp.int32))
+        read = _shifted(tokens, jnp.maximum(lengths - room, 0))[:, :room]
+        held = jnp.minimum(lengths, room)
+    carry, logits = decoder.prefill(params, read, held)
+    recent = jnp.pad(read, ((0, 0), (0, room - read.shape[1])))
+    memory = choice.begin(tokens, lengths, logits.shape[-1])
+    if choice.beams > 1:
+        beams = jnp.repeat(jnp.arange(tokens.shape[0]), choice.beams)
+        carry = decoder.reorder(carry, beams)
+        logits, recent, held = (jnp.take(x, beams, axis=0) for x in (logits, recent, held))
+    rows = logits.shape[0]
+    nothing = jnp.zeros(rows, jnp.int32)
+    return Decoding(
+        carry, logits, recent, held, memory, nothing > 0, nothing, jnp.zeros((), jnp.int32)
+    )
 
 
 def decode(
@@ -67,30 +119,46 @@ def decode(
     params: Params,
     key: Key,
     state: Decoding,
-    choose: Choice,
+    choice: Choice,
     length: int,
-) -> tuple[Decoding, Int[Array, "batch {length}"]]:
-    """Generates `length` more tokens a row; in parts or at once, they are the same.
+    fits: bool = False,
+) -> tuple[Decoding, Int[Array, "rows {length}"]]:
+    """Writes up to `length` more tokens to each row; in parts or at once, they are the same.
+
+    Ends early when all rows are complete; what comes after a row's end is 0.
 
     A row that fills the decoder's context forgets all but the newer half of it and reads that
     again from place 0: every token then sees between half a context and a whole one, learned
     positions stay within their table, and the cost is one prefill per half context.
+
+    fits: says that this can't happen, which spares compiling it.
     """
+    Part = tuple[Decoding, Array, Array]
 
-    def one(state: Decoding, _: None) -> tuple[Decoding, Array]:
-        token = choose(jax.random.fold_in(key, state.made), state.logits).astype(jnp.int32)
-        if decoder.context is None:
-            state = _step(decoder, params, state, token)
-        else:
-            state = jax.lax.cond(
-                (state.held >= decoder.context).any(),
-                lambda: _slide(decoder, params, state, token),
-                lambda: _step(decoder, params, _noted(state, token), token),
-            )
-        return dataclasses.replace(state, made=state.made + 1), token
+    def goes_on(part: Part) -> Array:
+        state, _, step = part
+        return (step < length) & ~state.ended.all()
 
-    state, tokens = jax.lax.scan(one, state, None, length=length)
-    return state, tokens.T
+    def one(part: Part) -> Part:
+        state, written, step = part
+        chosen = choice.pick(jax.random.fold_in(key, state.made), state.logits, state.memory)
+        if chosen.parents is not None:
+            written = jnp.take(written, chosen.parents, axis=0)
+            state = _reordered(decoder, state, chosen.parents)
+        token = jnp.where(state.ended, 0, chosen.token)
+        written = jax.lax.dynamic_update_slice(written, token[:, None], (0, step))
+        lengths = state.lengths + ~state.ended
+        ended = state.ended | chosen.ended
+        state = _read(decoder, params, state, token, fits)
+        state = dataclasses.replace(
+            state, memory=chosen.memory, ended=ended, lengths=lengths, made=state.made + 1
+        )
+        return state, written, step + 1
+
+    written = jnp.zeros((state.logits.shape[0], length), jnp.int32)
+    begin = (state, written, jnp.zeros((), jnp.int32))
+    state, written, _ = jax.lax.while_loop(goes_on, one, begin)
+    return state, written
 
 
 def generate(
@@ -99,29 +167,54 @@ def generate(
     key: Key,
     tokens: Int[Array, "batch time"],
     lengths: Int[Array, "batch"],
-    choose: Choice,
+    choice: Choice,
     length: int,
-) -> Int[Array, "batch {length}"]:
-    """`start`, then `decode`: the `length` tokens that follow each prompt."""
-    state = start(decoder, params, tokens, lengths)
-    return decode(decoder, params, key, state, choose, length)[1]
+) -> tuple[Int[Array, "rows {length}"], Int[Array, "rows"]]:
+    """`start`, then `decode`: what follows each prompt, and how many tokens that is."""
+    state = start(decoder, params, tokens, lengths, choice)
+    fits = has_room(decoder, tokens.shape[1] + length)
+    state, written = decode(decoder, params, key, state, choice, length, fits)
+    return written, state.lengths
 
 
-def _step(
-    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "batch"]
+def has_room(decoder: Decoder, tokens: int) -> bool:
+    """Whether a row can come to have so many tokens, prompt included, and forget none."""
+    return decoder.context is None or tokens <= decoder.context
+
+
+def _read(
+    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"], fits: bool
 ) -> Decoding:
+    if fits or decoder.context is None:
+        return _step(decoder, params, state, token)
+    return jax.lax.cond(
+        (state.held >= decoder.context).any(),
+        lambda: _slide(decoder, params, state, token),
+        lambda: _step(decoder, params, _noted(state, token), token),
+    )
+
+
+def _step(decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"]) -> Decoding:
     carry, logits = decoder.step(params, state.carry, token)
     return dataclasses.replace(state, carry=carry, logits=logits)
 
 
-def _noted(state: Decoding, token: Int[Array, "batch"]) -> Decoding:
+def _reordered(decoder: Decoder, state: Decoding, parents: Int[Array, "rows"]) -> Decoding:
+    taken = {
+        name: jnp.take(getattr(state, name), parents, axis=0)
+        for name in ("logits", "recent", "held", "ended", "lengths")
+    }
+    return dataclasses.replace(state, carry=decoder.reorder(state.carry, parents), **taken)
+
+
+def _noted(state: Decoding, token: Int[Array, "rows"]) -> Decoding:
     here = jnp.arange(state.recent.shape[1])[None, :] == state.held[:, None]
     recent = jnp.where(here, token[:, None], state.recent)
     return dataclasses.replace(state, recent=recent, held=state.held + 1)
 
 
 def _slide(
-    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "batch"]
+    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"]
 ) -> Decoding:
     context = state.recent.shape[1]
     full = state.held >= context

@@ -7,12 +7,12 @@ from collections.abc import Callable
 from typing import Any
 
 import flax.linen as nn
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.families.autoregressive.transformer import Cache, Scales
 from jaxgen.nn.embedding import TokenEmbedding
+from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import Places, indices
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
@@ -54,7 +54,7 @@ class Tower(nn.Module):
         """The last layer's vectors, normalized where each block begins with a norm."""
         if self.distances is not None:
             # All layers' caches are as long; of keys without a cache there are as many as queries.
-            keys = x.shape[1] if cache is None else jax.tree.leaves(cache.own)[0].shape[2]
+            keys = x.shape[1] if cache is None else cache.own.slots
             bias = self.distances(name="distances")(*indices(places, x.shape[1], keys))
             places = dataclasses.replace(places, bias=bias)
         blocks = stacked(
@@ -152,35 +152,35 @@ class EncoderDecoder(nn.Module):
         memory: Memory,
         tokens: Tokens,
         lengths: Int[Array, "batch"],
-        capacity: int,
+        room: CacheRoom,
         source_segments: Source | None = None,
     ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
         """Reads the beginnings of targets: the logits after each, and a cache.
 
         The first lengths[row] tokens of a row are its beginning (at least one, T5's is the padding
-        token); the rest is padding. The cache has `capacity` places and holds the memory's keys and
-        values too.
+        token); the rest is padding. The cache holds the memory's keys and values too.
         """
         places = self._places(tokens, None, memory, source_segments)
-        places = dataclasses.replace(places, lengths=lengths, capacity=capacity)
+        places = dataclasses.replace(places, lengths=lengths, room=room)
         x = self._embedded(tokens, places.positions, True)
         x, cache = self._decoder(x, places, None, True)
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
         return self.scores(last)[:, 0], cache
 
-    def step(
+    def extend(
         self,
-        tokens: Int[Array, "batch"],
+        tokens: Tokens,
         cache: Cache,
         offset: Int[Array, "batch"],
         source_segments: Source | None = None,
-    ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
-        """Reads one token a row, the one at place offset[row]: the logits after it."""
-        places = self._places(tokens[:, None], None, None, source_segments)
-        places = dataclasses.replace(places, positions=offset[:, None], offset=offset)
-        x = self._embedded(tokens[:, None], places.positions, True)
+    ) -> tuple[Float[Array, "batch time vocabulary"], Cache]:
+        """Reads more tokens, a row's first at place offset[row]: the logits after each."""
+        places = self._places(tokens, None, None, source_segments)
+        positions = offset[:, None] + jnp.arange(tokens.shape[1])[None, :]
+        places = dataclasses.replace(places, positions=positions, offset=offset)
+        x = self._embedded(tokens, positions, True)
         x, cache = self._decoder(x, places, cache, True)
-        return self.scores(x)[:, 0], cache
+        return self.scores(x), cache
 
     def setup(self) -> None:
         """The parts, under the names that their parameters have."""

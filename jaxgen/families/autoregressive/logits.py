@@ -7,10 +7,11 @@ compile anew; ties with the last token that stays, stay too.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 Row = Float[Array, "batch vocabulary"]
 Processor = Callable[[Row], Row]
@@ -32,12 +33,11 @@ def top_k(count: int | Int[Array, ""]) -> Processor:
     """Keeps the `count` likeliest tokens (Fan et al. 2018); 0 keeps all."""
 
     def process(logits: Row) -> Row:
-        vocabulary = logits.shape[-1]
-        kept = jnp.where(count == 0, vocabulary, jnp.clip(count, 1, vocabulary))
         falling = jnp.sort(logits, axis=-1, descending=True)
-        return _at_least(logits, jnp.take(falling, kept - 1, axis=-1)[:, None])
+        last = jnp.clip(count, 1, logits.shape[-1]) - 1
+        return _at_least(logits, jnp.take(falling, last, axis=-1)[:, None])
 
-    return process
+    return _unless(count == 0, process)
 
 
 def top_p(probability: Number) -> Processor:
@@ -48,14 +48,11 @@ def top_p(probability: Number) -> Processor:
 
     def process(logits: Row) -> Row:
         falling = jnp.sort(logits, axis=-1, descending=True)
-        likely = jax.nn.softmax(falling, axis=-1)
-        before = jnp.cumsum(likely, axis=-1) - likely
-        # Rounding may let the sum reach 1 before the last token.
-        kept = (before < probability) | (probability >= 1)
+        kept = _reaches(jax.nn.softmax(falling, axis=-1), probability)
         threshold = jnp.where(kept, falling, jnp.inf).min(-1, keepdims=True)
         return _at_least(logits, threshold)
 
-    return process
+    return _unless(probability >= 1, process)
 
 
 def min_p(share: Number) -> Processor:
@@ -65,6 +62,27 @@ def min_p(share: Number) -> Processor:
         return _at_least(logits, logits.max(-1, keepdims=True) + jnp.log(share))
 
     return process
+
+
+def typical(probability: Number) -> Processor:
+    """Keeps the tokens whose surprise is nearest to the entropy; 1 keeps all.
+
+    The fewest of those that reach `probability` together (Meister et al. 2023, "Locally Typical
+    Sampling", eq. 11).
+    """
+
+    def process(logits: Row) -> Row:
+        surprise = -jax.nn.log_softmax(logits, axis=-1)
+        likely = jnp.exp(-surprise)
+        entropy = jnp.where(likely > 0, likely * surprise, 0).sum(-1, keepdims=True)
+        distance = jnp.where(likely > 0, jnp.abs(surprise - entropy), jnp.inf)
+        order = jnp.argsort(distance, axis=-1)
+        kept = _reaches(jnp.take_along_axis(likely, order, axis=-1), probability)
+        nearest = jnp.take_along_axis(distance, order, axis=-1)
+        threshold = jnp.where(kept, nearest, -jnp.inf).max(-1, keepdims=True)
+        return jnp.where(distance <= threshold, logits, -jnp.inf)
+
+    return _unless(probability >= 1, process)
 
 
 def first_tokens(count: int) -> Processor:
@@ -89,3 +107,13 @@ def composed(*processors: Processor) -> Processor:
 
 def _at_least(logits: Row, threshold: Float[Array, "batch 1"]) -> Row:
     return jnp.where(logits >= threshold, logits, -jnp.inf)
+
+
+def _reaches(ordered: Row, probability: Number) -> Bool[Array, "batch vocabulary"]:
+    """The fewest first ones whose sum is `probability`."""
+    return jnp.cumsum(ordered, axis=-1) - ordered < probability
+
+
+def _unless(off: Any, process: Processor) -> Processor:
+    """Sorting a vocabulary costs more than a small network: not where nothing is asked."""
+    return lambda logits: jax.lax.cond(off, lambda logits: logits, process, logits)

@@ -1,47 +1,39 @@
-"""Text from a prompt: the sampler of language models."""
+"""Text from a prompt: the samplers of language models."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from jaxgen.artifacts import Text
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Model, Sampler
+from jaxgen.families.autoregressive.automata import until_string, until_token
 from jaxgen.families.autoregressive.decoder import Decoder
-from jaxgen.families.autoregressive.decoding import Choice, Decoding, decode, sampled, start
+from jaxgen.families.autoregressive.decoding import Decoding, decode, has_room, sampled, start
 from jaxgen.families.autoregressive.logits import (
-    composed,
     first_tokens,
     min_p,
     temperature,
     top_k,
     top_p,
+    typical,
 )
-
-
-@runtime_checkable
-class Tokenizer(Protocol):
-    """Text to tokens and back."""
-
-    @property
-    def vocabulary_size(self) -> int:
-        """Tokens are 0 .. vocabulary_size - 1; a model may have more, which are never drawn."""
-        ...
-
-    def encode(self, text: str) -> Any:
-        """The tokens of a text, (size,) integers."""
-        ...
-
-    def decode(self, tokens: Any) -> str:
-        """The text of some tokens."""
-        ...
+from jaxgen.families.autoregressive.passages import Vocabulary, prompts, rendered
+from jaxgen.families.autoregressive.policies import (
+    Policy,
+    combined,
+    frequency,
+    guided,
+    repetition,
+)
+from jaxgen.families.autoregressive.speculation import speculate
 
 
 @dataclass(frozen=True)
@@ -49,107 +41,215 @@ class GenerateRequest:
     """What to write."""
 
     prompt: str = "\n"  # the text to go on from
-    tokens: int = 500  # how many tokens to write
+    tokens: int = 500  # how many tokens to write, at most
     temperature: float = 0.8  # below 1 is safer, above 1 bolder; 0 takes the likeliest token
     top_k: int = 0  # draw from so many likeliest tokens; 0 is all
     top_p: float = 1.0  # draw from the fewest tokens with this probability together; 1 is all
     min_p: float = 0.0  # draw from tokens at least this share as likely as the likeliest; 0 is all
+    typical: float = 1.0  # draw from the most typical tokens with this probability; 1 is all
+    repetition: float = 1.0  # divides the logits of tokens that the text has already; 1 is off
+    frequency: float = 0.0  # lowers a token's logit each time it is written
+    presence: float = 0.0  # lowers it once
+    stop: tuple[str, ...] = ()  # end where one of these would be written
     count: int = 1  # how many passages
     seed: int = 0  # another seed writes other passages
 
 
-# New tokens between two partial results of a stream.
-_STRIDE = 16
+@dataclass(frozen=True)
+class TextModel:
+    """What text samplers draw from: how the network is decoded, and what its tokens mean."""
+
+    decoder: Decoder
+    vocabulary: Vocabulary
 
 
-def text_sampler(decoder: Decoder, tokenizer: Tokenizer) -> Sampler:
-    """Continues a prompt by temperature, then top-k, top-p and min-p sampling, in this order.
+# A draft model guesses so many tokens at a time.
+AHEAD = 4
 
-    Samples are {"tokens": (count, width), "lengths": (count,)}: prompt and continuation, and how
-    much of each row that is; `stream` yields the same, growing.
+
+def text_sampler(
+    decoder: Decoder, tokenizer: Any, *, ends: Sequence[int] = (), guide: Policy | None = None
+) -> Sampler:
+    """Continues a prompt, drawing each token by what the request asks for.
+
+    In this order: what may be written at all, penalties, temperature, top-k, top-p, min-p, typical.
+    Samples are {"tokens": (rows, width), "begins", "lengths": (rows,)}: prompts and continuations,
+    where these begin and where they end; `stream` yields the same, growing by a token.
+
+    ends: tokens with which a passage is complete; they aren't shown.
+    guide: rules out more.
 
     Raises:
-        UserError: by `prepare`, for a request out of range or an empty prompt.
+        UserError: by `prepare`, for a request out of range, an empty prompt or one that leaves no
+            room in the context, a stop string that can't be written.
     """
+    model = TextModel(decoder, Vocabulary(tokenizer, tuple(ends)))
+    vocabulary = model.vocabulary
 
-    def prepare(request: GenerateRequest) -> tuple[tuple[int, int], Any]:
-        prompt = _checked(request, tokenizer)
-        # A power of two, so that prompts of similar lengths share a compiled program.
-        width = 1 << (len(prompt) - 1).bit_length()
+    def prepare_many(requests: Sequence[GenerateRequest]) -> tuple[tuple[int, int, bool], Any]:
+        request = requests[0]
+        _check(request)
+        tokens, lengths = prompts(vocabulary, [each.prompt for each in requests], decoder.context)
         arrays = {
-            "prompt": np.pad(prompt, (0, width - len(prompt))),
-            "length": np.int32(len(prompt)),
-            "temperature": np.float32(request.temperature),
+            "prompt": tokens,
+            "length": lengths,
+            "stops": vocabulary.as_bytes(request.stop),
+            "guides": _guides(vocabulary, request.stop),
+            **{
+                name: np.float32(getattr(request, name))
+                for name in (
+                    "temperature", "top_p", "min_p", "typical", "repetition", "frequency",
+                    "presence",
+                )
+            },
             "top_k": np.int32(request.top_k),
-            "top_p": np.float32(request.top_p),
-            "min_p": np.float32(request.min_p),
-        }
-        return (request.tokens, request.count), arrays
+        }  # fmt: skip
+        penalized = (request.repetition, request.frequency, request.presence) != (1, 0, 0)
+        return (request.tokens, request.count, penalized), arrays
 
-    def choice(arrays: Any) -> Choice:
-        return sampled(
-            composed(
-                first_tokens(tokenizer.vocabulary_size),
-                temperature(arrays["temperature"]),
-                top_k(arrays["top_k"]),
-                top_p(arrays["top_p"]),
-                min_p(arrays["min_p"]),
-            )
+    def policy(arrays: Any, penalized: bool) -> Policy:
+        penalties = [
+            repetition(arrays["repetition"]),
+            frequency(arrays["frequency"], arrays["presence"]),
+        ]
+        return combined(
+            first_tokens(vocabulary.size),
+            *([] if guide is None else [guide]),
+            *map(guided, arrays["guides"]),
+            *(penalties if penalized else []),
+            temperature(arrays["temperature"]),
+            top_k(arrays["top_k"]),
+            top_p(arrays["top_p"]),
+            min_p(arrays["min_p"]),
+            typical(arrays["typical"]),
         )
 
-    def begin(model: Model, arrays: Any, count: int) -> Decoding:
-        prompts = jnp.broadcast_to(arrays["prompt"][None, :], (count, arrays["prompt"].shape[0]))
-        lengths = jnp.broadcast_to(arrays["length"], (count,))
-        return start(decoder, model.params, prompts, lengths)
+    def begin(model: Model, static: tuple[int, int, bool], arrays: Any) -> Decoding:
+        _, count, penalized = static
+        prompt, lengths = (jnp.repeat(arrays[name], count, axis=0) for name in ("prompt", "length"))
+        return start(decoder, model.params, prompt, lengths, sampled(policy(arrays, penalized)))
 
-    def sample(model: Model, key: Key, static: tuple[int, int], arrays: Any) -> Any:
-        tokens, count = static
-        state = begin(model, arrays, count)
-        _, new = decode(decoder, model.params, key, state, choice(arrays), tokens)
-        return _joined(arrays, new)
+    def sample(model: Model, key: Key, static: tuple[int, int, bool], arrays: Any) -> Any:
+        tokens, count, penalized = static
+        state = begin(model, static, arrays)
+        choice = sampled(policy(arrays, penalized))
+        fits = has_room(decoder, arrays["prompt"].shape[1] + tokens)
+        state, new = decode(decoder, model.params, key, state, choice, tokens, fits)
+        return _joined(arrays, count, new, state.lengths)
 
-    compiled_begin = jax.jit(begin, static_argnums=2)
+    compiled_begin = jax.jit(begin, static_argnums=1)
 
-    @jax.jit
-    def proceed(model: Model, key: Key, state: Decoding, arrays: Any) -> Any:
-        return decode(decoder, model.params, key, state, choice(arrays), _STRIDE)
+    def proceed(
+        model: Model, key: Key, state: Decoding, arrays: Any, static: tuple[int, int, bool]
+    ) -> tuple[Decoding, Array]:
+        choice = sampled(policy(arrays, static[2]))
+        fits = has_room(decoder, arrays["prompt"].shape[1] + static[0])
+        return decode(decoder, model.params, key, state, choice, 1, fits)
 
-    def stream(model: Model, key: Key, static: tuple[int, int], arrays: Any) -> Iterator[Any]:
-        tokens, count = static
-        state, parts = compiled_begin(model, arrays, count), []
-        for made in range(0, tokens, _STRIDE):
-            state, new = proceed(model, key, state, arrays)
-            parts.append(np.asarray(new)[:, : tokens - made])
-            yield _joined(arrays, jnp.asarray(np.concatenate(parts, axis=1)))
+    # The cache goes in and out: without being given away it would be copied for every token.
+    compiled = jax.jit(proceed, static_argnums=4, donate_argnums=2)
 
-    def render(arrays: Any) -> Text:
-        rows = zip(np.asarray(arrays["tokens"]), np.asarray(arrays["lengths"]), strict=True)
-        return Text(tuple(tokenizer.decode(row[:length]) for row, length in rows))
+    def stream(model: Model, key: Key, static: tuple[int, int, bool], arrays: Any) -> Iterator[Any]:
+        tokens, count, _ = static
+        state, parts = compiled_begin(model, static, arrays), []
+        for _ in range(tokens):
+            state, new = compiled(model, key, state, arrays, static)
+            parts.append(np.asarray(new))
+            # A copy, since the state is given away with the next token.
+            lengths = jnp.array(state.lengths)
+            yield _joined(arrays, count, jnp.asarray(np.concatenate(parts, axis=1)), lengths)
+            if np.asarray(state.ended).all():
+                return
 
-    return Sampler(GenerateRequest, prepare, sample, render, stream)
+    sampler = Sampler(
+        GenerateRequest,
+        lambda request: prepare_many([request]),
+        sample,
+        lambda arrays: rendered(vocabulary, arrays),
+        stream,
+        prepare_many=prepare_many,
+        source=model,
+        drafted=lambda draft, other: _drafted(sampler, draft, other, policy),
+    )
+    return sampler
 
 
-def _joined(arrays: Any, new: Array) -> dict[str, Array]:
-    count, made = new.shape
-    prompt = jnp.asarray(arrays["prompt"]).astype(jnp.int32)
-    buffer = jnp.zeros((count, prompt.shape[0] + made), jnp.int32)
-    buffer = buffer.at[:, : prompt.shape[0]].set(prompt[None, :])
-    buffer = jax.lax.dynamic_update_slice(buffer, new, (0, arrays["length"]))
-    return {"tokens": buffer, "lengths": jnp.broadcast_to(arrays["length"] + made, (count,))}
+def _drafted(
+    sampler: Sampler, draft: Sampler, other: Model, policy: Callable[[Any, bool], Policy]
+) -> Sampler:
+    """The same sampler, which lets another one's model guess `AHEAD` tokens at a time."""
+    model, small = sampler.source, draft.source
+    if not isinstance(small, TextModel) or not model.vocabulary.agrees(small.vocabulary):
+        raise UserError(
+            "The draft model has another vocabulary: take one that was trained with the same "
+            "tokenizer."
+        )
+    # Rings of windows need room for guesses that are taken back.
+    large, little = (_reading_ahead(each.decoder) for each in (model, small))
+
+    def sample(both: tuple[Model, Model], key: Key, static: Any, arrays: Any) -> Any:
+        tokens, count, penalized = static
+        prompt, lengths = (jnp.repeat(arrays[name], count, axis=0) for name in ("prompt", "length"))
+        made = speculate(
+            large,
+            little,
+            (both[0].params, both[1].params),
+            key,
+            prompt,
+            lengths,
+            policy(arrays, penalized),
+            length=tokens,
+            ahead=AHEAD,
+        )
+        share = {"calls": made.calls.sum(), "written": made.lengths.sum()}
+        return _joined(arrays, count, made.tokens, made.lengths) | share
+
+    return dataclasses.replace(
+        sampler,
+        sample=lambda model, key, static, arrays: sample((model, other), key, static, arrays),
+        stream=None,
+        drafted=None,
+    )
 
 
-def _checked(request: GenerateRequest, tokenizer: Tokenizer) -> np.ndarray:
+def _reading_ahead(decoder: Decoder) -> Decoder:
+    return decoder if decoder.reading is None else decoder.reading(AHEAD + 1)
+
+
+def _guides(vocabulary: Vocabulary, stops: Sequence[str]) -> tuple[Any, ...]:
+    guides = [until_token(vocabulary.size, vocabulary.ends)] if vocabulary.ends else []
+    if stops:
+        guides.append(until_string(vocabulary.tokenizer.spellings, stops))
+    return tuple(guides)
+
+
+def _joined(arrays: Any, count: int, new: Array, made: Array) -> dict[str, Array]:
+    prompt, begins = (jnp.repeat(arrays[name], count, axis=0) for name in ("prompt", "length"))
+    width = prompt.shape[1] + new.shape[1]
+    places = jnp.arange(width)[None, :] - begins[:, None]
+    continued = jnp.take_along_axis(new, jnp.clip(places, 0, new.shape[1] - 1), axis=1)
+    padded = jnp.pad(prompt.astype(jnp.int32), ((0, 0), (0, new.shape[1])))
+    tokens = jnp.where(places < 0, padded, continued)
+    lengths = begins + made
+    return {
+        # Beyond the end there is nothing.
+        "tokens": jnp.where(jnp.arange(width)[None, :] < lengths[:, None], tokens, 0),
+        "begins": begins,
+        "lengths": lengths,
+        "stops": arrays["stops"],
+    }
+
+
+def _check(request: GenerateRequest) -> None:
     for name, good, cure in (
         ("temperature", request.temperature >= 0, "at least 0"),
         ("top_k", request.top_k >= 0, "at least 0"),
         ("top_p", 0 < request.top_p <= 1, "above 0 and at most 1"),
         ("min_p", 0 <= request.min_p <= 1, "between 0 and 1"),
+        ("typical", 0 < request.typical <= 1, "above 0 and at most 1"),
+        ("repetition", request.repetition > 0, "above 0"),
         ("tokens", request.tokens >= 1, "at least 1"),
         ("count", request.count >= 1, "at least 1"),
     ):
         if not good:
             raise UserError(f"{name} must be {cure}, not {getattr(request, name)}.")
-    prompt = np.asarray(tokenizer.encode(request.prompt), np.int32)
-    if not len(prompt):
-        raise UserError("The prompt is empty: give at least one character to go on from.")
-    return prompt

@@ -28,6 +28,7 @@ from optax.contrib import MuonDimensionNumbers
 
 from jaxgen.experiment import Path
 from jaxgen.nn.embedding import TokenEmbedding
+from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.self_attention import Places
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
@@ -119,25 +120,25 @@ class Transformer(nn.Module):
         return self._run(tokens, Places(positions, segments), None, deterministic)[0]
 
     def prefill(
-        self, tokens: Tokens, lengths: Int[Array, "batch"], capacity: int
+        self, tokens: Tokens, lengths: Int[Array, "batch"], room: CacheRoom
     ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
-        """Reads prompts: the logits after each, and a cache with `capacity` places.
+        """Reads prompts: the logits after each, and a cache.
 
         The first lengths[row] tokens of a row are its prompt (at least one); the rest is padding.
         """
-        places = Places(jnp.arange(tokens.shape[1])[None, :], lengths=lengths, capacity=capacity)
+        places = Places(jnp.arange(tokens.shape[1])[None, :], lengths=lengths, room=room)
         x, cache = self._run(tokens, places, None, True)
         # The prompt's other positions predict what is known already.
         last = jnp.take_along_axis(x, lengths[:, None, None] - 1, axis=1)
         return self.scores(last)[:, 0], cache
 
-    def step(
-        self, tokens: Int[Array, "batch"], cache: Cache, offset: Int[Array, "batch"]
-    ) -> tuple[Float[Array, "batch vocabulary"], Cache]:
-        """Reads one token a row, the one at place offset[row]: the logits after it."""
-        places = Places(offset[:, None], offset=offset)
-        x, cache = self._run(tokens[:, None], places, cache, True)
-        return self.scores(x)[:, 0], cache
+    def extend(
+        self, tokens: Tokens, cache: Cache, offset: Int[Array, "batch"]
+    ) -> tuple[Float[Array, "batch time vocabulary"], Cache]:
+        """Reads more tokens, a row's first at place offset[row]: the logits after each."""
+        positions = offset[:, None] + jnp.arange(tokens.shape[1])[None, :]
+        x, cache = self._run(tokens, Places(positions, offset=offset), cache, True)
+        return self.scores(x), cache
 
     def setup(self) -> None:
         """The parts, under the names that their parameters have."""

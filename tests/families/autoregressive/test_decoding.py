@@ -59,8 +59,8 @@ def test_cached_logits_are_those_of_the_whole_pass(name):
 def test_greedy_decoding_is_the_argmax_of_whole_passes_even_past_the_context(name):
     decoder, params, whole = model(name)
     tokens, length = prompts(), 2 * CONTEXT + 3
-    run = jax.jit(functools.partial(generate, decoder, choose=GREEDY, length=length))
-    out = run(params, jax.random.key(0), tokens, LENGTHS)
+    run = jax.jit(functools.partial(generate, decoder, choice=GREEDY, length=length))
+    out, _ = run(params, jax.random.key(0), tokens, LENGTHS)
     for row, size in enumerate(LENGTHS):
         expected = greedily(whole, list(np.asarray(tokens[row, :size])), length, CONTEXT)
         assert expected == list(np.asarray(out[row]))
@@ -70,8 +70,8 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_read():
     decoder, params, whole = model("learned")
     tokens = prompts(CONTEXT + 9)
     lengths = jnp.asarray([4, CONTEXT + 2, CONTEXT + 9])
-    run = jax.jit(functools.partial(generate, decoder, choose=GREEDY, length=3))
-    out = run(params, jax.random.key(0), tokens, lengths)
+    run = jax.jit(functools.partial(generate, decoder, choice=GREEDY, length=3))
+    out, _ = run(params, jax.random.key(0), tokens, lengths)
     for row, size in enumerate(lengths):
         expected = greedily(whole, list(np.asarray(tokens[row, :size])), 3, CONTEXT)
         assert expected == list(np.asarray(out[row]))
@@ -79,17 +79,17 @@ def test_of_a_prompt_longer_than_the_context_the_end_is_read():
 
 def test_decoding_in_parts_is_decoding_at_once():
     decoder, params, _ = model("rotary")
-    choose, key = sampled(temperature(1.0)), jax.random.key(3)
+    choice, key = sampled(temperature(1.0)), jax.random.key(3)
 
     @jax.jit
     def at_once(params):
-        return generate(decoder, params, key, prompts(), LENGTHS, choose, 12)
+        return generate(decoder, params, key, prompts(), LENGTHS, choice, 12)[0]
 
     @jax.jit
     def in_parts(params):
-        state = start(decoder, params, prompts(), LENGTHS)
-        state, first = decode(decoder, params, key, state, choose, 7)
-        _, second = decode(decoder, params, key, state, choose, 5)
+        state = start(decoder, params, prompts(), LENGTHS, choice)
+        state, first = decode(decoder, params, key, state, choice, 7)
+        _, second = decode(decoder, params, key, state, choice, 5)
         return jnp.concatenate([first, second], axis=1)
 
     np.testing.assert_array_equal(at_once(params), in_parts(params))
@@ -97,9 +97,9 @@ def test_decoding_in_parts_is_decoding_at_once():
 
 def test_rows_are_independent_of_the_batch_that_they_are_in():
     decoder, params, _ = model("rotary")
-    run = jax.jit(functools.partial(generate, decoder, choose=GREEDY, length=20))
-    together = run(params, jax.random.key(0), prompts(), LENGTHS)
-    alone = run(params, jax.random.key(0), prompts()[1:2], LENGTHS[1:2])
+    run = jax.jit(functools.partial(generate, decoder, choice=GREEDY, length=20))
+    together, _ = run(params, jax.random.key(0), prompts(), LENGTHS)
+    alone, _ = run(params, jax.random.key(0), prompts()[1:2], LENGTHS[1:2])
     np.testing.assert_array_equal(together[1:2], alone)
 
 
@@ -131,11 +131,11 @@ def test_the_loop_asks_for_no_more_than_the_contract():
             None,
             logits(jnp.take_along_axis(tokens, lengths[:, None] - 1, axis=1)[:, 0]),
         ),
-        step=lambda params, carry, token: (carry, logits(token)),
+        extend=lambda params, carry, tokens: (carry, logits(tokens)),
         reorder=lambda carry, beams: carry,
         rewind=lambda carry, accepted: carry,
     )
-    out = generate(
+    out, _ = generate(
         counting,
         None,
         jax.random.key(0),

@@ -68,13 +68,13 @@ def test_cached_steps_are_the_whole_pass(name):
 
 def test_the_decoding_loop_takes_it_as_it_is():
     params, run = made("t5")
-    choose = sampled(temperature(0.0))
+    choice = sampled(temperature(0.0))
 
     @jax.jit
     def write(source, segments):
         decoder = encoder_decoder_decoder(NETWORKS["t5"], 8, source, segments)
         begin, lengths = jnp.zeros((2, 1), jnp.int32), jnp.ones(2, jnp.int32)
-        return generate(decoder, params, jax.random.key(0), begin, lengths, choose, 6)
+        return generate(decoder, params, jax.random.key(0), begin, lengths, choice, 6)[0]
 
     written = write(SOURCE, PADDED)
     seen = jnp.concatenate([jnp.zeros((2, 1), jnp.int32), written], axis=1)

@@ -12,6 +12,7 @@ from jaxgen.experiment import Context
 from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
 from jaxgen.nn.expert_dispatch import within_capacity
+from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.mixture_of_experts import MixtureOfExperts
 
 NETWORK = LEARNED.clone(mlp=partial(MixtureOfExperts, experts=4, chosen=2, hidden=16))
@@ -49,10 +50,12 @@ def test_decoding_takes_the_same_experts(params):
     def run(params):
         whole = NETWORK.apply({"params": params}, TOKENS)
         lengths = jnp.full(len(TOKENS), 11)
-        _, cache = NETWORK.apply({"params": params}, TOKENS[:, :11], lengths, 12, method="prefill")
+        _, cache = NETWORK.apply(
+            {"params": params}, TOKENS[:, :11], lengths, CacheRoom(12), method="prefill"
+        )
         return whole, NETWORK.apply(
-            {"params": params}, TOKENS[:, 11], cache, lengths, method="step"
-        )[0]
+            {"params": params}, TOKENS[:, 11:], cache, lengths, method="extend"
+        )[0][:, 0]
 
     whole, last = run(params)
     np.testing.assert_allclose(last, whole[:, -1], rtol=1e-4, atol=1e-4)
@@ -66,7 +69,9 @@ def test_padding_takes_no_place_among_the_experts(params):
 
     @jax.jit
     def run(tokens):
-        prompts, _ = narrow.apply({"params": params}, tokens, lengths, 16, method="prefill")
+        prompts, _ = narrow.apply(
+            {"params": params}, tokens, lengths, CacheRoom(16), method="prefill"
+        )
         whole, sown = narrow.apply(
             {"params": params}, tokens, None, real.astype(jnp.int32), mutable=["router"]
         )

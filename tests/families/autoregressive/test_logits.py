@@ -68,7 +68,8 @@ def test_drawn_tokens_follow_the_composed_distribution():
     process = composed(temperature(1.5), top_k(5), top_p(0.9), min_p(0.05))
     one = LOGITS[:1]
     rows = jnp.broadcast_to(one, (20000, 7))
-    drawn = jax.jit(sampled(process))(jax.random.key(1), rows)
+    choice = sampled(process)
+    drawn = jax.jit(choice.pick)(jax.random.key(1), rows, (None,)).token
     expected = probabilities(process(one))[0]
     observed = np.bincount(np.asarray(drawn), minlength=7) / 20000
     assert np.all(observed[expected == 0] == 0)

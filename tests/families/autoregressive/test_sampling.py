@@ -2,10 +2,12 @@
 
 import dataclasses
 import functools
+import itertools
+import json
 
 import jax
 import pytest
-from small_transformers import CONTEXT, ROTARY, parameters
+from small_transformers import CONTEXT, LEARNED, ROTARY, parameters
 
 from jaxgen.data.tokenizers import CharacterTokenizer
 from jaxgen.errors import UserError
@@ -59,14 +61,65 @@ def test_temperature_0_ignores_the_key():
     assert passages(request, key=0) == passages(request, key=1)
 
 
-def test_a_stream_grows_into_the_sample():
+def test_a_stream_grows_by_a_token_into_the_sample():
     static, arrays = sampler().prepare(REQUEST)
     parts = list(sampler().stream(model(), jax.random.key(0), static, arrays))
     texts = [sampler().render(part).passages for part in parts]
-    assert len(texts) == 2
-    for early, late in zip(texts[0], texts[1], strict=True):
-        assert late.startswith(early) and len(early) < len(late)
+    assert [len(text) for (text, _) in texts] == list(range(6, 26))
+    for early, late in itertools.pairwise(texts):
+        assert all(after.startswith(before) for before, after in zip(early, late, strict=True))
     assert texts[-1] == passages(REQUEST)
+
+
+def test_prompts_of_many_lengths_in_one_batch_are_each_alone():
+    prompts = ["b", "badge", "ca", "deckhead"]
+    greedy = dataclasses.replace(REQUEST, temperature=0.0, tokens=7, count=1)
+    requests = [dataclasses.replace(greedy, prompt=prompt) for prompt in prompts]
+    static, arrays = sampler().prepare_many(requests)
+    text = sampler().render(compiled()(model(), jax.random.key(0), static, arrays))
+    assert text.prompts == tuple(prompts) and text.sizes == (7,) * 4
+    assert list(text.passages) == [passages(request)[0] for request in requests]
+    line = json.loads(text.lines()[2])
+    assert line == {"prompt": "ca", "text": text.passages[2][2:], "tokens": 7}
+
+
+def test_a_passage_ends_before_a_stop_string_and_without_its_end():
+    (whole,) = passages(dataclasses.replace(REQUEST, count=1, temperature=1.0))
+    written = whole[len("badge") :]
+    stop = written[7:10]
+    place = written.index(stop)
+    request = dataclasses.replace(REQUEST, count=1, temperature=1.0, stop=(stop, "kkkk"))
+    static, arrays = sampler().prepare(request)
+    drawn = compiled()(model(), jax.random.key(0), static, arrays)
+    assert sampler().render(drawn).passages == ("badge" + written[:place],)
+    assert int(drawn["lengths"][0]) == len("badge") + place + 3
+    # Nor is the token that ends it shown, here any "c".
+    ended = text_sampler(transformer_decoder(ROTARY, CONTEXT), TOKENIZER, ends=[2])
+    sample = jax.jit(ended.sample, static_argnums=2)
+    text = ended.render(sample(model(), jax.random.key(0), *ended.prepare(REQUEST)))
+    assert all("c" not in passage[5:] for passage in text.passages)
+    assert min(text.sizes) < 20
+
+
+def test_penalties_change_what_is_drawn_and_their_absence_nothing():
+    plain = passages(REQUEST)
+    assert passages(dataclasses.replace(REQUEST, frequency=3.0)) != plain
+    (text,) = passages(dataclasses.replace(REQUEST, presence=1e6, tokens=6, count=1, prompt="k"))
+    assert len(set(text[1:])) == 6
+
+
+def test_a_draft_changes_nothing_of_what_is_likeliest():
+    greedy = dataclasses.replace(REQUEST, temperature=0.0, tokens=4, count=1)
+    roomy = text_sampler(transformer_decoder(ROTARY, 32), TOKENIZER)
+    other = text_sampler(transformer_decoder(LEARNED, CONTEXT), TOKENIZER)
+    for guesser, weights in ((roomy, model()), (other, Model(parameters(LEARNED), {}))):
+        faster = roomy.drafted(guesser, weights)
+        made = jax.jit(faster.sample, static_argnums=2)(
+            model(), jax.random.key(0), *faster.prepare(greedy)
+        )
+        assert faster.render(made).passages == passages(greedy)
+    with pytest.raises(UserError, match="another vocabulary"):
+        roomy.drafted(text_sampler(roomy.source.decoder, CharacterTokenizer("abc")), model())
 
 
 @pytest.mark.parametrize(
@@ -80,6 +133,11 @@ def test_a_stream_grows_into_the_sample():
         ({"count": 0}, "count must be at least 1"),
         ({"prompt": ""}, "The prompt is empty"),
         ({"prompt": "abz"}, "'z'"),
+        ({"prompt": "abcdefghijkabcdef"}, "has 17 tokens and the model's context is 16"),
+        ({"typical": 0.0}, "typical must be above 0"),
+        ({"repetition": 0.0}, "repetition must be above 0"),
+        ({"stop": ("",)}, "A stop string is empty"),
+        ({"stop": ("abz",)}, "No sequence of tokens spells the stop string 'abz'"),
     ],
 )
 def test_requests_out_of_range_are_refused(change, sentence):
@@ -87,8 +145,8 @@ def test_requests_out_of_range_are_refused(change, sentence):
         sampler().prepare(dataclasses.replace(REQUEST, **change))
 
 
-@pytest.mark.parametrize("prompt", ["a", "abcdefghijkabcdefghijk"])
-def test_a_prompt_may_be_one_character_or_longer_than_the_context(prompt):
+@pytest.mark.parametrize("prompt", ["a", "abcdefghijkabcde"])
+def test_a_prompt_may_be_one_character_or_fill_the_context(prompt):
     (text,) = passages(dataclasses.replace(REQUEST, prompt=prompt, tokens=3, count=1))
     assert text.startswith(prompt) and len(text) == len(prompt) + 3
 
