@@ -19,7 +19,8 @@ from jaxgen import flags
 from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.interop.exporting import export
-from jaxgen.training import drawing, experiment_file, host_memory, run_directory, runs
+from jaxgen.sample_command import checkpoint_flags, run_argument, sample, say
+from jaxgen.training import experiment_file, host_memory, run_directory, runs
 from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.interruption import Interrupted
 from jaxgen.training.run_directory import RunDirectory
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _train(arguments: list[str]) -> None:
     if not arguments or arguments[0] in ("-h", "--help"):
-        return _say(
+        return say(
             "usage: jaxgen train EXPERIMENT.py [--setting NAME] [flags]\n\n"
             "Trains an experiment; `jaxgen train EXPERIMENT.py --help` lists its flags."
         )
@@ -138,58 +139,11 @@ def _carry_on(run: RunDirectory) -> None:
     log.info("  jaxgen evaluate %s", run.path)
 
 
-def _sample(arguments: list[str]) -> None:
-    path = _run_argument(arguments, "sample", "[SAMPLER] [flags]")
-    loaded_samplers = runs.experiment_of(path).samplers
-    if not loaded_samplers:
-        raise UserError(f"The experiment of {path} has no sampler.")
-    rest = arguments[1:]
-    if len(loaded_samplers) == 1:
-        (name,) = loaded_samplers
-        if rest and not rest[0].startswith("-"):
-            name, rest = rest[0], rest[1:]
-    elif rest and rest[0] in loaded_samplers:
-        name, rest = rest[0], rest[1:]
-    elif not rest or rest[0] in ("-h", "--help"):
-        return _say(
-            f"usage: jaxgen sample {path} SAMPLER [flags]\n\n"
-            f"SAMPLER is one of: {', '.join(loaded_samplers)}"
-        )
-    else:
-        name = rest[0]
-    if name not in loaded_samplers:
-        raise UserError(
-            f"There is no sampler {name!r} in {path}; name one of {', '.join(loaded_samplers)}"
-            f"{flags.nearest(name, loaded_samplers)}."
-        )
-
-    request = loaded_samplers[name].request
-    chosen = flags.parse(
-        [
-            flags.group("request", request, request()),
-            *_checkpoint_flags(),
-            flags.flag("output", str, "", "file name without its ending"),
-        ],
-        rest,
-        f"jaxgen sample {path} {name}",
-        f"Draws samples with {name}.",
-    )
-    loaded = runs.load(path, chosen.checkpoint, chosen.ema)
-    artifact = drawing.draw(loaded.experiment.samplers[name], chosen.request, loaded.model)
-    stem = chosen.output or epath.Path(path) / "drawn" / (
-        f"{name}-{time.strftime('%Y-%m-%d_%H-%M-%S')}"
-    )
-    files = artifact.save(stem)
-    _say(artifact.show())
-    for file in files:
-        _say(str(file))
-
-
 def _evaluate(arguments: list[str]) -> None:
-    path = _run_argument(arguments, "evaluate", "[flags]")
+    path = run_argument(arguments, "evaluate", "[flags]")
     told = "Computes all of an experiment's scores over its whole held-out split."
     only = flags.flag("only", str, "", "the one evaluation to compute; left out, all of them")
-    own = [*_checkpoint_flags(), only]
+    own = [*checkpoint_flags(), only]
     chosen = flags.parse(own, arguments[1:], f"jaxgen evaluate {path}", told)
     loaded = runs.load(path, chosen.checkpoint, chosen.ema)
     names = [evaluation.name for evaluation in loaded.experiment.evaluations]
@@ -201,54 +155,47 @@ def _evaluate(arguments: list[str]) -> None:
     scores = runs.evaluate(loaded, chosen.only)
     runs.keep_scores(run_directory.open_run(path), loaded.step, chosen.ema, scores)
     for name, value in scores.items():
-        _say(f"{name:44} {value:.4f}")
+        say(f"{name:44} {value:.4f}")
 
 
 def _export(arguments: list[str]) -> None:
-    path = _run_argument(arguments, "export", "[--to DIRECTORY] [flags]")
+    path = run_argument(arguments, "export", "[--to DIRECTORY] [flags]")
     told = "Writes a run's model as transformers opens it: AutoModelForCausalLM.from_pretrained."
     to = flags.flag("to", str, "", "the new directory; left out, RUN/exported")
-    chosen = flags.parse([*_checkpoint_flags(), to], arguments[1:], f"jaxgen export {path}", told)
+    chosen = flags.parse([*checkpoint_flags(), to], arguments[1:], f"jaxgen export {path}", told)
     loaded = runs.load(path, chosen.checkpoint, chosen.ema)
     directory = chosen.to or str(epath.Path(path) / "exported")
     context = getattr(loaded.config, "context", None)
     export(directory, loaded.network, loaded.params, loaded.kept, context)
-    _say(directory)
-
-
-def _checkpoint_flags() -> list[flags.Field]:
-    return [
-        flags.flag("checkpoint", str, "best", '"best" by the run\'s own score, "last", or a step'),
-        flags.flag("ema", bool, True, "use the moving averages, where there are any"),
-    ]
+    say(directory)
 
 
 def _datasets(arguments: list[str]) -> None:
     if arguments[:1] == ["prepare"] and len(arguments) == 2:
-        return _say(f"{arguments[1]} is in {datasets.prepare(arguments[1])}")
+        return say(f"{arguments[1]} is in {datasets.prepare(arguments[1])}")
     if arguments:
-        return _say(
+        return say(
             "usage: jaxgen datasets [prepare NAME]\n\nLists the data sets: their size, whether "
             "they are here, and how to get them; `prepare` gets one."
         )
     for entry in datasets.catalogue():
         size = [f"{entry.examples:,} examples"] if entry.examples is not None else []
         size += [f"{entry.bytes / 1e6:,.1f} MB"] if entry.bytes is not None else []
-        _say(f"{entry.name:20} {entry.what}" + (f" ({', '.join(size)})" if size else ""))
-        _say(" " * 21 + (f"here: {entry.path}" if entry.path else f"not here; {entry.get}"))
+        say(f"{entry.name:20} {entry.what}" + (f" ({', '.join(size)})" if size else ""))
+        say(" " * 21 + (f"here: {entry.path}" if entry.path else f"not here; {entry.get}"))
 
 
 def _command(name: str) -> Callable[[list[str]], None]:
     commands = {
         "train": _train,
         "resume": _resume,
-        "sample": _sample,
+        "sample": sample,
         "evaluate": _evaluate,
         "export": _export,
         "datasets": _datasets,
     }
     if name in ("-h", "--help"):
-        return lambda _: _say(
+        return lambda _: say(
             "usage: jaxgen COMMAND ...\n\n"
             "  train EXPERIMENT.py [flags]    train an experiment, into a new run directory\n"
             "  resume RUN                     continue a run exactly where it stopped\n"
@@ -264,17 +211,6 @@ def _command(name: str) -> Callable[[list[str]], None]:
             f"{flags.nearest(name, commands)}."
         )
     return commands[name]
-
-
-def _run_argument(arguments: list[str], command: str, rest: str) -> str:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        _say(f"usage: jaxgen {command} RUN {rest}\n\nRUN is a run directory; add --help after it.")
-        sys.exit(0)
-    return arguments[0]
-
-
-def _say(text: str) -> None:
-    print(text, flush=True)
 
 
 def _prepare_process() -> None:

@@ -22,7 +22,8 @@ MAY_IMPORT = {
     "interop": {"families", "nn", "parallel", "data.subwords"},
     "training": {"parallel", "data.loader"},
     "flags": set(),
-    "cli": {"flags", "training", "data", "interop"},
+    "sample_command": {"flags", "training", "data"},
+    "cli": {"sample_command", "flags", "training", "data", "interop"},
     "experiments": {
         "families",
         "nn",

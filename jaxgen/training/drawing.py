@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from functools import cache
 from typing import Any
 
@@ -16,9 +16,30 @@ from jaxgen.experiment import Data, Evaluation, Key, Model, Sampler
 
 def draw(sampler: Sampler, request: Any, model: Model) -> Artifact:
     """Answers one request; its `seed` decides every random number."""
+    return _drawn(sampler, sampler.prepare(request), request.seed, model)
+
+
+def draw_many(sampler: Sampler, requests: Sequence[Any], model: Model) -> Artifact:
+    """Answers requests that differ in their prompts alone, in one batch."""
+    assert sampler.prepare_many is not None
+    return _drawn(sampler, sampler.prepare_many(requests), requests[0].seed, model)
+
+
+def stream(sampler: Sampler, request: Any, model: Model) -> Iterator[Artifact]:
+    """What `draw` gives, growing: each artifact is a beginning of it."""
+    assert sampler.stream is not None
     static, arrays = sampler.prepare(request)
-    key = jax.random.key(request.seed)
-    drawn = _jitted(sampler.sample)(model, key, static, arrays)
+    for part in sampler.stream(model, jax.random.key(request.seed), static, arrays):
+        yield _rendered(sampler, part)
+
+
+def _drawn(sampler: Sampler, prepared: tuple[Hashable, Any], seed: int, model: Model) -> Artifact:
+    static, arrays = prepared
+    drawn = _jitted(sampler.sample)(model, jax.random.key(seed), static, arrays)
+    return _rendered(sampler, drawn)
+
+
+def _rendered(sampler: Sampler, drawn: Any) -> Artifact:
     return sampler.render(jax.tree.map(np.asarray, jax.device_get(drawn)))
 
 

@@ -62,8 +62,8 @@ def prompts(
 ) -> tuple[Int[np.ndarray, "texts width"], Int[np.ndarray, "texts"]]:
     """Rows of tokens, and how many of each row are its prompt.
 
-    The width is a power of two where there is room, so that prompts of similar lengths share a
-    compiled program.
+    The width is a power of two, 64 at least, where there is room, so that prompts of similar
+    lengths share a compiled program.
 
     Raises:
         UserError: for an empty prompt, and for one that fills the context.
@@ -78,7 +78,7 @@ def prompts(
                 f"{which} has {len(row)} tokens and the model's context is {context}: shorten it."
             )
     longest = max(map(len, rows))
-    width = 1 << (longest - 1).bit_length()
+    width = max(64, 1 << (longest - 1).bit_length())
     width = width if context is None else min(width, context)
     padded = np.stack([np.pad(row, (0, width - len(row))) for row in rows])
     return padded, np.array([len(row) for row in rows], np.int32)
