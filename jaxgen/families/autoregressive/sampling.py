@@ -33,7 +33,7 @@ from jaxgen.families.autoregressive.policies import (
     guided,
     repetition,
 )
-from jaxgen.families.autoregressive.speculation import speculate
+from jaxgen.families.autoregressive.speculation import check_room, speculate
 
 
 @dataclass(frozen=True)
@@ -200,12 +200,22 @@ def _drafted(
             policy(arrays, penalized),
             length=tokens,
             ahead=AHEAD,
+            longest=1,  # those of the request were looked at by `prepare_many`
         )
         share = {"calls": made.calls.sum(), "written": made.lengths.sum()}
         return _joined(arrays, count, made.tokens, made.lengths) | share
 
+    def prepare_many(requests: Sequence[GenerateRequest]) -> tuple[Any, Any]:
+        assert sampler.prepare_many is not None
+        static, arrays = sampler.prepare_many(requests)
+        needed = int(arrays["length"].max()) + requests[0].tokens + AHEAD
+        check_room(large, little, needed, AHEAD)
+        return static, arrays
+
     return dataclasses.replace(
         sampler,
+        prepare=lambda request: prepare_many([request]),
+        prepare_many=prepare_many,
         sample=lambda model, key, static, arrays: sample((model, other), key, static, arrays),
         stream=None,
         drafted=None,

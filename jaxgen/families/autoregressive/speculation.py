@@ -64,6 +64,7 @@ def speculate(
     *,
     length: int,
     ahead: int,
+    longest: int | None = None,
 ) -> Speculated:
     """Writes up to `length` tokens to each row, `ahead` of them guessed at a time.
 
@@ -74,12 +75,14 @@ def speculate(
             at once and to forget them.
         params: the large model's and the small one's.
         policy: what both draw by.
+        longest: no prompt has more tokens than that; the width of `tokens` unless given.
 
     Raises:
         UserError: where a decoder reads too few at once, or has no room for a row with `length` and
             the guesses; where the two score vocabularies of different sizes.
     """
-    _check(decoder, draft, tokens.shape[1] + length + ahead, ahead)
+    longest = tokens.shape[1] if longest is None else longest
+    check_room(decoder, draft, longest + length + ahead, ahead)
     policy = combined(policy)
     carry, logits = decoder.prefill(params[0], tokens, lengths)
     draft_carry, draft_logits = draft.prefill(params[1], tokens, lengths)
@@ -224,7 +227,8 @@ def _of_row(
     return choices[chosen, jnp.arange(chosen.shape[0])]
 
 
-def _check(decoder: Decoder, draft: Decoder, needed: int, ahead: int) -> None:
+def check_room(decoder: Decoder, draft: Decoder, needed: int, ahead: int) -> None:
+    """Raises a `UserError` unless both have `needed` places and read `ahead` + 1 at once."""
     if ahead < 1:
         raise UserError(f"A draft must guess at least 1 token ahead, not {ahead}.")
     for name, each in (("model", decoder), ("draft model", draft)):
