@@ -11,7 +11,7 @@ from typing import Any
 from etils import epath
 
 from jaxgen import flags
-from jaxgen.artifacts import Text
+from jaxgen.artifacts import Artifact, Text
 from jaxgen.data.prompts import read_prompts
 from jaxgen.errors import UserError
 from jaxgen.experiment import Model, Sampler
@@ -63,7 +63,7 @@ def sample(arguments: list[str]) -> None:
         requests = [dataclasses.replace(request, prompt=prompt) for prompt in prompts]
         return _answer_all(sampler, requests, model, chosen.batch, epath.Path(f"{stem}.jsonl"))
     if sampler.stream is not None and getattr(request, "count", 0) == 1:
-        artifact = _streamed(sampler, request, model)
+        artifact: Artifact = _streamed(sampler, request, model)
     else:
         artifact = drawing.draw(sampler, request, model)
         say(artifact.show())

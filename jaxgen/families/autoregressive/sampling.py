@@ -195,7 +195,7 @@ def _drafted(
             little,
             (both[0].params, both[1].params),
             key,
-            prompt,
+            prompt[:, : little.context],  # beyond that there is only padding
             lengths,
             policy(arrays, penalized),
             length=tokens,
