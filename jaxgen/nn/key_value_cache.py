@@ -39,16 +39,20 @@ class CacheRoom:
 
 @flax.struct.dataclass
 class Kept:
-    """Vectors in slots, (batch, slots, groups, depth), and their scales, or None."""
+    """Vectors in slots, (batch, groups, slots, depth), and their scales, or None.
+
+    Slots lie inside of groups, as the products of attention want them.
+    """
 
     numbers: Any
     scale: Any = None
 
     def read(self, dtype: Any) -> Vectors:
-        """The vectors, in the computation's dtype."""
-        if self.scale is None:
-            return self.numbers.astype(dtype)
-        return (self.numbers.astype(jnp.float32) * self.scale[..., None]).astype(dtype)
+        """The vectors, (batch, slots, groups, depth), in the computation's dtype."""
+        numbers = self.numbers
+        if self.scale is not None:
+            numbers = numbers.astype(jnp.float32) * self.scale[..., None]
+        return numbers.astype(dtype).transpose(0, 2, 1, 3)
 
 
 @flax.struct.dataclass
@@ -68,7 +72,7 @@ class KeyValueCache:
     def slots(self) -> int:
         """How many positions it holds at a time."""
         # Counted from behind: caches are stacked over layers, except where one layer reads its own.
-        size: int = self.key.numbers.shape[-3]
+        size: int = self.key.numbers.shape[-2]
         return size
 
 
@@ -148,7 +152,8 @@ def _ring_positions(
 
 
 def _kept(vectors: Vectors, dtype: Any) -> Kept:
-    vectors = constrained(vectors, ("batch", None, "heads", None))
+    vectors = vectors.transpose(0, 2, 1, 3)
+    vectors = constrained(vectors, ("batch", "heads", None, None))
     if dtype is None or dtype != jnp.int8:
         return Kept(vectors if dtype is None else vectors.astype(dtype))
     vectors = vectors.astype(jnp.float32)
@@ -158,16 +163,19 @@ def _kept(vectors: Vectors, dtype: Any) -> Kept:
 
 
 def _placed(
-    old: Num[Array, "batch slots ..."],
-    new: Num[Array, "batch time ..."],
+    old: Num[Array, "batch groups slots ..."],
+    new: Num[Array, "batch groups time ..."],
     places: Int[Array, "batch time"],
-) -> Num[Array, "batch slots ..."]:
-    if new.shape[1] == 1:
+) -> Num[Array, "batch groups slots ..."]:
+    if new.shape[2] == 1:
         # One row's slice at a time is written in place, where a scatter would walk.
         def row(old: Array, new: Array, place: Array) -> Array:
-            return jax.lax.dynamic_update_slice_in_dim(old, new, place[0], axis=0)
+            return jax.lax.dynamic_update_slice_in_dim(old, new, place[0], axis=1)
 
         return jax.vmap(row)(old, new, places)
-    rows = jnp.arange(old.shape[0])[:, None]
+
     # Places beyond the capacity are dropped: what is read there will be forgotten.
-    return old.at[rows, places].set(new, mode="drop")
+    def several(old: Array, new: Array, places: Array) -> Array:
+        return old.at[:, places].set(new, mode="drop")
+
+    return jax.vmap(several)(old, new, places)

@@ -13,9 +13,11 @@ from typing import Any
 
 import flax.linen as nn
 import flax.struct
+import jax
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
+from jaxgen.experiment import Params
 from jaxgen.nn.self_attention import Places
 
 Hidden = Float[Array, "batch time width"]
@@ -123,6 +125,7 @@ def stacked(
     deterministic: bool = True,
     unroll: int = 1,
     remat: bool = False,
+    scanned: bool = True,
 ) -> nn.Module:
     """So many blocks scanned one after the other, as a module named "blocks".
 
@@ -137,6 +140,8 @@ def stacked(
         unroll: blocks (or turns) an iteration of the scan, with the same parameters. All of them
             compile to the fastest program, fewer compile faster.
         remat: recomputes each block in the backward pass instead of keeping its activations.
+        scanned: False gives each block parameters and a cache of its own, as `unstacked` makes
+            them: a step of decoding, which has little else to do, then copies neither.
 
     Raises:
         UserError: if the turns don't divide the layers.
@@ -165,8 +170,11 @@ def stacked(
         }
         for turn in range(period)
     )
+    if not scanned:
+        each = tuple(partial(Block, **made[layer % period]) for layer in range(layers))
+        return Period(blocks=each, name="blocks")
     kind: Any = Period if period > 1 else Block
-    scanned = nn.scan(
+    scan = nn.scan(
         # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
         nn.remat(kind, prevent_cse=False) if remat else kind,
         variable_axes={"params": 0, "router": 0},
@@ -178,5 +186,17 @@ def stacked(
         metadata_params={nn.PARTITION_NAME: "layers"},
     )
     if period > 1:
-        return scanned(blocks=tuple(partial(Block, **each) for each in made), name="blocks")
-    return scanned(**made[0], name="blocks")
+        return scan(blocks=tuple(partial(Block, **each) for each in made), name="blocks")
+    return scan(**made[0], name="blocks")
+
+
+def unstacked(blocks: Params) -> Params:
+    """The parameters of a scanned stack, as those of the same stack with `scanned=False`."""
+    # Where kinds take turns, each has its place in the turn for a name.
+    turns = [blocks[str(turn)] for turn in range(len(blocks))] if "0" in blocks else [blocks]
+    rounds = jax.tree.leaves(blocks)[0].shape[0]
+    return {
+        str(number * len(turns) + place): jax.tree.map(lambda leaf: leaf[number], turn)  # noqa: B023
+        for number in range(rounds)
+        for place, turn in enumerate(turns)
+    }

@@ -52,7 +52,7 @@ def test_slots_hold_the_sinks_and_the_newest_positions():
         for row, end in enumerate(lengths.tolist()):
             there = positions[row][(positions[row] >= 0) & (positions[row] < end)]
             assert set(there) == {0} | set(range(max(1, end - 6), end))
-            held = np.asarray(cache.key.numbers)[row, :, 0, 0]
+            held = np.asarray(cache.key.numbers)[row, 0, :, 0]
             real = (positions[row] >= 0) & (positions[row] < end)
             np.testing.assert_array_equal(held[real], positions[row][real])
         more = jnp.take_along_axis(
@@ -70,8 +70,9 @@ def test_a_ring_is_as_good_as_all_positions(sink_tokens, at_once):
     params = parameters(net)
     whole = np.asarray(jax.jit(net.apply)({"params": params}, TOKENS))
     decoder = transformer_decoder(net, CONTEXT, ahead=at_once)
+    params = decoder.ready(params)
     carry, logits = jax.jit(decoder.prefill)(params, TOKENS[:, :9], LENGTHS)
-    assert carry.cache.slots == sink_tokens + 5 + at_once
+    assert carry.cache[0].slots == sink_tokens + 5 + at_once
     rows, held = np.arange(3)[:, None], np.asarray(LENGTHS)
     np.testing.assert_allclose(logits, whole[rows[:, 0], held - 1], atol=2e-4)
     extend = jax.jit(decoder.extend)
@@ -95,11 +96,13 @@ def test_small_numbers_stay_near(dtype, bytes_each, drift):
     exact, small = (
         transformer_decoder(net, CONTEXT, cache_dtype=kind) for kind in (None, jnp.dtype(dtype))
     )
+    params = exact.ready(params)
     carry, _ = jax.jit(small.prefill)(params, TOKENS[:, :9], LENGTHS)
     plain, _ = jax.jit(exact.prefill)(params, TOKENS[:, :9], LENGTHS)
-    numbers = carry.cache.key.numbers
+    numbers = carry.cache[0].key.numbers
     assert (
-        numbers.dtype == dtype and numbers.nbytes * 4 == bytes_each * plain.cache.key.numbers.nbytes
+        numbers.dtype == dtype
+        and numbers.nbytes * 4 == bytes_each * plain.cache[0].key.numbers.nbytes
     )
     step, held, worst = jax.jit(small.step), np.asarray(LENGTHS), 0.0
     for _ in range(30):
@@ -125,8 +128,9 @@ def test_on_a_mesh_rows_lie_with_the_batch_and_heads_with_the_queries(dtype):
     decoder = transformer_decoder(net, CONTEXT, cache_dtype=dtype)
 
     def run(params):
-        carry, _ = decoder.prefill(params, tokens[:, :9], lengths)
-        return decoder.step(params, carry, tokens[:, 5])
+        weights = decoder.ready(params)
+        carry, _ = decoder.prefill(weights, tokens[:, :9], lengths)
+        return decoder.step(weights, carry, tokens[:, 5])
 
     _, expected = jax.jit(run)(unbox(boxed))
     with jax.set_mesh(mesh):
@@ -135,6 +139,6 @@ def test_on_a_mesh_rows_lie_with_the_batch_and_heads_with_the_queries(dtype):
     np.testing.assert_allclose(logits, expected, atol=1e-4)
     for leaf in jax.tree.leaves(carry.cache):
         assert isinstance(leaf.sharding, NamedSharding)
-        # (layers, batch, slots, groups, ...): rows over data and fsdp, groups over tensor.
+        # (batch, groups, slots, ...): rows over data and fsdp, groups over tensor.
         shard = leaf.sharding.shard_shape(leaf.shape)
-        assert (shard[1] * 4, shard[3] * 2) == (leaf.shape[1], leaf.shape[3])
+        assert (shard[0] * 4, shard[1] * 2) == leaf.shape[:2]

@@ -82,10 +82,11 @@ def beam_search(
     if beams < 1:
         raise UserError(f"A search needs at least 1 beam, not {beams}.")
     choice = _beams(combined(policy), beams, length, penalty)
-    state = start(decoder, params, tokens, lengths, choice)
+    weights = decoder.ready(params)
+    state = start(decoder, weights, tokens, lengths, choice)
     # Nothing is drawn, so any key will do.
     fits = has_room(decoder, tokens.shape[1] + length)
-    state, _ = decode(decoder, params, jax.random.key(0), state, choice, length, fits)
+    state, _ = decode(decoder, weights, jax.random.key(0), state, choice, length, fits)
     return _with_unfinished(state.memory, beams, penalty)
 
 

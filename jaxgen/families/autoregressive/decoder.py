@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import flax.struct
@@ -15,7 +16,9 @@ from jaxgen.experiment import Params
 from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder
 from jaxgen.families.autoregressive.transformer import Transformer
 from jaxgen.nn.key_value_cache import CacheRoom
+from jaxgen.nn.transformer_blocks import unstacked
 
+Weights = Any  # parameters, laid out for decoding
 Carry = Any  # whatever a network remembers of the tokens it has read
 
 
@@ -23,9 +26,11 @@ Carry = Any  # whatever a network remembers of the tokens it has read
 class Decoder:
     """Reads tokens and says what may come next; rows are independent.
 
-    prefill: `(params, tokens (batch, time), lengths (batch,)) -> (carry, logits)`: reads the first
+    ready: `(params) -> weights`: the parameters as `prefill` and `extend` take them, to be made
+        once before many steps.
+    prefill: `(weights, tokens (batch, time), lengths (batch,)) -> (carry, logits)`: reads the first
         lengths[row] ≥ 1 tokens of each row; logits (batch, vocabulary) of what follows them.
-    extend: `(params, carry, tokens (batch, time)) -> (carry, logits)`: reads more tokens, as many
+    extend: `(weights, carry, tokens (batch, time)) -> (carry, logits)`: reads more tokens, as many
         of every row; logits (batch, time, vocabulary) of what follows each.
     reorder: `(carry, beams (rows,)) -> carry`: row i becomes what row beams[i] was; there may be
         more rows or fewer.
@@ -43,18 +48,19 @@ class Decoder:
     context: int | None = None
     ahead: int | None = None
     reading: Callable[[int], Decoder] | None = None
+    ready: Callable[[Params], Weights] = lambda params: params
 
     def step(
-        self, params: Params, carry: Carry, token: Int[Array, "batch"]
+        self, weights: Weights, carry: Carry, token: Int[Array, "batch"]
     ) -> tuple[Carry, Float[Array, "batch vocabulary"]]:
         """Reads one more token a row: the logits of what follows."""
-        carry, logits = self.extend(params, carry, token[:, None])
+        carry, logits = self.extend(weights, carry, token[:, None])
         return carry, logits[:, 0]
 
 
 @flax.struct.dataclass
 class CachedTokens:
-    """A transformer's carry: its cache, stacked over layers, and how much of each row is filled."""
+    """A transformer's carry: each layer's cache, and how much of each row is filled."""
 
     cache: Any
     held: Any
@@ -77,27 +83,31 @@ def transformer_decoder(
     ahead, cache_dtype: as `CacheRoom` has them.
     """
     room = CacheRoom(context, ahead, cache_dtype)
+    flat = network.clone(scanned=False)
+
+    def ready(params: Params) -> Weights:
+        return {**params, "blocks": unstacked(params["blocks"])}
 
     def prefill(
-        params: Params, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
+        weights: Weights, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
     ) -> tuple[CachedTokens, Float[Array, "batch vocabulary"]]:
-        logits, cache = network.apply(
-            {"params": params}, tokens, lengths, room, method=Transformer.prefill
+        logits, cache = flat.apply(
+            {"params": weights}, tokens, lengths, room, method=Transformer.prefill
         )
         return CachedTokens(cache, lengths), logits
 
     def extend(
-        params: Params, carry: CachedTokens, tokens: Int[Array, "batch time"]
+        weights: Weights, carry: CachedTokens, tokens: Int[Array, "batch time"]
     ) -> tuple[CachedTokens, Float[Array, "batch time vocabulary"]]:
-        logits, cache = network.apply(
-            {"params": params}, tokens, carry.cache, carry.held, method=Transformer.extend
+        logits, cache = flat.apply(
+            {"params": weights}, tokens, carry.cache, carry.held, method=Transformer.extend
         )
         return CachedTokens(cache, carry.held + tokens.shape[1]), logits
 
     def reading(ahead: int) -> Decoder:
         return transformer_decoder(network, context, ahead=ahead, cache_dtype=cache_dtype)
 
-    return Decoder(prefill, extend, _reordered, _rewound, context, ahead, reading)
+    return Decoder(prefill, extend, _reordered, _rewound, context, ahead, reading, ready)
 
 
 def encoder_decoder_decoder(
@@ -117,17 +127,22 @@ def encoder_decoder_decoder(
     """
     segments = jnp.ones_like(source) if source_segments is None else source_segments
     room = CacheRoom(context, ahead, cache_dtype)
+    flat = network.clone(decoder=partial(network.decoder, scanned=False))
+
+    def ready(params: Params) -> Weights:
+        blocks = unstacked(params["decoder"]["blocks"])
+        return {**params, "decoder": {**params["decoder"], "blocks": blocks}}
 
     def prefill(
-        params: Params, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
+        weights: Weights, tokens: Int[Array, "batch time"], lengths: Int[Array, "batch"]
     ) -> tuple[SourcedTokens, Float[Array, "batch vocabulary"]]:
-        memory: Any = network.apply(
-            {"params": params}, source, segments, method=EncoderDecoder.encode
+        memory: Any = flat.apply(
+            {"params": weights}, source, segments, method=EncoderDecoder.encode
         )
         each = tokens.shape[0] // source.shape[0]
         memory, of_rows = (jnp.repeat(x, each, axis=0) for x in (memory, segments))
-        logits, cache = network.apply(
-            {"params": params},
+        logits, cache = flat.apply(
+            {"params": weights},
             memory,
             tokens,
             lengths,
@@ -138,11 +153,11 @@ def encoder_decoder_decoder(
         return SourcedTokens(CachedTokens(cache, lengths), of_rows), logits
 
     def extend(
-        params: Params, carry: SourcedTokens, tokens: Int[Array, "batch time"]
+        weights: Weights, carry: SourcedTokens, tokens: Int[Array, "batch time"]
     ) -> tuple[SourcedTokens, Float[Array, "batch time vocabulary"]]:
         target = carry.target
-        logits, cache = network.apply(
-            {"params": params},
+        logits, cache = flat.apply(
+            {"params": weights},
             tokens,
             target.cache,
             target.held,
@@ -160,11 +175,11 @@ def encoder_decoder_decoder(
     def rewind(carry: SourcedTokens, held: Int[Array, "batch"]) -> SourcedTokens:
         return SourcedTokens(_rewound(carry.target, held), carry.segments)
 
-    return Decoder(prefill, extend, reorder, rewind, context, ahead)
+    return Decoder(prefill, extend, reorder, rewind, context, ahead, ready=ready)
 
 
 def _reordered(carry: CachedTokens, beams: Int[Array, "rows"]) -> CachedTokens:
-    cache = jax.tree.map(lambda leaf: jnp.take(leaf, beams, axis=1), carry.cache)
+    cache = jax.tree.map(lambda leaf: jnp.take(leaf, beams, axis=0), carry.cache)
     return CachedTokens(cache, jnp.take(carry.held, beams))
 
 

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.experiment import Key, Params
-from jaxgen.families.autoregressive.decoder import Decoder
+from jaxgen.families.autoregressive.decoder import Decoder, Weights
 from jaxgen.families.autoregressive.logits import Processor
 from jaxgen.families.autoregressive.policies import Memory, Policy, combined
 
@@ -86,13 +86,14 @@ def sampled(*policy: Policy | Processor) -> Choice:
 
 def start(
     decoder: Decoder,
-    params: Params,
+    weights: Weights,
     tokens: Int[Array, "batch time"],
     lengths: Int[Array, "batch"],
     choice: Choice,
 ) -> Decoding:
     """Reads the prompts, the first lengths[row] ≥ 1 tokens of each row.
 
+    weights: what the decoder's `ready` made of the parameters.
     Of a prompt longer than the decoder's context only the end is read, as nanoGPT crops it.
     """
     room = tokens.shape[1] if decoder.context is None else decoder.context
@@ -100,7 +101,7 @@ def start(
     if tokens.shape[1] > room:
         read = _shifted(tokens, jnp.maximum(lengths - room, 0))[:, :room]
         held = jnp.minimum(lengths, room)
-    carry, logits = decoder.prefill(params, read, held)
+    carry, logits = decoder.prefill(weights, read, held)
     recent = jnp.pad(read, ((0, 0), (0, room - read.shape[1])))
     memory = choice.begin(tokens, lengths, logits.shape[-1])
     if choice.beams > 1:
@@ -116,7 +117,7 @@ def start(
 
 def decode(
     decoder: Decoder,
-    params: Params,
+    weights: Weights,
     key: Key,
     state: Decoding,
     choice: Choice,
@@ -149,7 +150,7 @@ def decode(
         written = jax.lax.dynamic_update_slice(written, token[:, None], (0, step))
         lengths = state.lengths + ~state.ended
         ended = state.ended | chosen.ended
-        state = _read(decoder, params, state, token, fits)
+        state = _read(decoder, weights, state, token, fits)
         state = dataclasses.replace(
             state, memory=chosen.memory, ended=ended, lengths=lengths, made=state.made + 1
         )
@@ -170,10 +171,11 @@ def generate(
     choice: Choice,
     length: int,
 ) -> tuple[Int[Array, "rows {length}"], Int[Array, "rows"]]:
-    """`start`, then `decode`: what follows each prompt, and how many tokens that is."""
-    state = start(decoder, params, tokens, lengths, choice)
+    """`ready`, `start`, then `decode`: what follows each prompt, and how many tokens that is."""
+    weights = decoder.ready(params)
+    state = start(decoder, weights, tokens, lengths, choice)
     fits = has_room(decoder, tokens.shape[1] + length)
-    state, written = decode(decoder, params, key, state, choice, length, fits)
+    state, written = decode(decoder, weights, key, state, choice, length, fits)
     return written, state.lengths
 
 
@@ -183,19 +185,21 @@ def has_room(decoder: Decoder, tokens: int) -> bool:
 
 
 def _read(
-    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"], fits: bool
+    decoder: Decoder, weights: Weights, state: Decoding, token: Int[Array, "rows"], fits: bool
 ) -> Decoding:
     if fits or decoder.context is None:
-        return _step(decoder, params, state, token)
+        return _step(decoder, weights, state, token)
     return jax.lax.cond(
         (state.held >= decoder.context).any(),
-        lambda: _slide(decoder, params, state, token),
-        lambda: _step(decoder, params, _noted(state, token), token),
+        lambda: _slide(decoder, weights, state, token),
+        lambda: _step(decoder, weights, _noted(state, token), token),
     )
 
 
-def _step(decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"]) -> Decoding:
-    carry, logits = decoder.step(params, state.carry, token)
+def _step(
+    decoder: Decoder, weights: Weights, state: Decoding, token: Int[Array, "rows"]
+) -> Decoding:
+    carry, logits = decoder.step(weights, state.carry, token)
     return dataclasses.replace(state, carry=carry, logits=logits)
 
 
@@ -214,7 +218,7 @@ def _noted(state: Decoding, token: Int[Array, "rows"]) -> Decoding:
 
 
 def _slide(
-    decoder: Decoder, params: Params, state: Decoding, token: Int[Array, "rows"]
+    decoder: Decoder, weights: Weights, state: Decoding, token: Int[Array, "rows"]
 ) -> Decoding:
     context = state.recent.shape[1]
     full = state.held >= context
@@ -225,7 +229,7 @@ def _slide(
     )
     state = _noted(state, token)
     # Rows that aren't full read all of theirs again, which changes nothing.
-    carry, logits = decoder.prefill(params, state.recent, state.held)
+    carry, logits = decoder.prefill(weights, state.recent, state.held)
     return dataclasses.replace(state, carry=carry, logits=logits)
 
 

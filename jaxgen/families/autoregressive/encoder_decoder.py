@@ -26,8 +26,8 @@ Memory = Float[Array, "batch sources width"]
 class Tower(nn.Module):
     """One of the two stacks.
 
-    attention, mlp, norm, order, dropout, unroll, remat, initializer, output_initializer, dtype: as
-        in `Transformer`, but that `output_initializer` has no default of its own.
+    attention, mlp, norm, order, dropout, unroll, remat, scanned, initializer,
+    output_initializer, dtype: as in `Transformer`, but that `output_initializer` has no default of its own.
     cross_attention: makes the decoder's look at the encoder's vectors; None for the encoder.
     distances: makes what is added to the scores of self-attention in all layers, as
         `RelativePositionBias`; called with `name`. None: nothing.
@@ -43,6 +43,7 @@ class Tower(nn.Module):
     dropout: float = 0.0
     unroll: int = 1
     remat: bool = False
+    scanned: bool = True
     initializer: Any = nn.initializers.normal(0.02)
     output_initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
@@ -54,7 +55,8 @@ class Tower(nn.Module):
         """The last layer's vectors, normalized where each block begins with a norm."""
         if self.distances is not None:
             # All layers' caches are as long; of keys without a cache there are as many as queries.
-            keys = x.shape[1] if cache is None else cache.own.slots
+            first = cache if self.scanned or cache is None else cache[0]
+            keys = x.shape[1] if first is None else first.own.slots
             bias = self.distances(name="distances")(*indices(places, x.shape[1], keys))
             places = dataclasses.replace(places, bias=bias)
         blocks = stacked(
@@ -71,6 +73,7 @@ class Tower(nn.Module):
             deterministic=deterministic,
             unroll=self.unroll,
             remat=self.remat,
+            scanned=self.scanned,
         )
         x, cache = blocks(x, cache, places)
         if self.order is pre_norm:

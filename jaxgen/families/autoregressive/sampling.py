@@ -15,7 +15,7 @@ from jaxtyping import Array
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Model, Sampler
 from jaxgen.families.autoregressive.automata import until_string, until_token
-from jaxgen.families.autoregressive.decoder import Decoder
+from jaxgen.families.autoregressive.decoder import Decoder, Weights
 from jaxgen.families.autoregressive.decoding import Decoding, decode, has_room, sampled, start
 from jaxgen.families.autoregressive.logits import (
     first_tokens,
@@ -124,36 +124,38 @@ def text_sampler(
             typical(arrays["typical"]),
         )
 
-    def begin(model: Model, static: tuple[int, int, bool], arrays: Any) -> Decoding:
+    def begin(model: Model, static: tuple[int, int, bool], arrays: Any) -> tuple[Weights, Decoding]:
+        weights = decoder.ready(model.params)
         _, count, penalized = static
         prompt, lengths = (jnp.repeat(arrays[name], count, axis=0) for name in ("prompt", "length"))
-        return start(decoder, model.params, prompt, lengths, sampled(policy(arrays, penalized)))
+        choice = sampled(policy(arrays, penalized))
+        return weights, start(decoder, weights, prompt, lengths, choice)
 
     def sample(model: Model, key: Key, static: tuple[int, int, bool], arrays: Any) -> Any:
         tokens, count, penalized = static
-        state = begin(model, static, arrays)
+        weights, state = begin(model, static, arrays)
         choice = sampled(policy(arrays, penalized))
         fits = has_room(decoder, arrays["prompt"].shape[1] + tokens)
-        state, new = decode(decoder, model.params, key, state, choice, tokens, fits)
+        state, new = decode(decoder, weights, key, state, choice, tokens, fits)
         return _joined(arrays, count, new, state.lengths)
 
     compiled_begin = jax.jit(begin, static_argnums=1)
 
     def proceed(
-        model: Model, key: Key, state: Decoding, arrays: Any, static: tuple[int, int, bool]
+        weights: Weights, key: Key, state: Decoding, arrays: Any, static: tuple[int, int, bool]
     ) -> tuple[Decoding, Array]:
         choice = sampled(policy(arrays, static[2]))
         fits = has_room(decoder, arrays["prompt"].shape[1] + static[0])
-        return decode(decoder, model.params, key, state, choice, 1, fits)
+        return decode(decoder, weights, key, state, choice, 1, fits)
 
     # The cache goes in and out: without being given away it would be copied for every token.
     compiled = jax.jit(proceed, static_argnums=4, donate_argnums=2)
 
     def stream(model: Model, key: Key, static: tuple[int, int, bool], arrays: Any) -> Iterator[Any]:
         tokens, count, _ = static
-        state, parts = compiled_begin(model, static, arrays), []
+        (weights, state), parts = compiled_begin(model, static, arrays), []
         for _ in range(tokens):
-            state, new = compiled(model, key, state, arrays, static)
+            state, new = compiled(weights, key, state, arrays, static)
             parts.append(np.asarray(new))
             # A copy, since the state is given away with the next token.
             lengths = jnp.array(state.lengths)

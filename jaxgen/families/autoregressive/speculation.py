@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Params
-from jaxgen.families.autoregressive.decoder import Carry, Decoder
+from jaxgen.families.autoregressive.decoder import Carry, Decoder, Weights
 from jaxgen.families.autoregressive.logits import Processor
 from jaxgen.families.autoregressive.policies import Memory, Policy, combined
 
@@ -84,8 +84,9 @@ def speculate(
     longest = tokens.shape[1] if longest is None else longest
     check_room(decoder, draft, longest + length + ahead, ahead)
     policy = combined(policy)
-    carry, logits = decoder.prefill(params[0], tokens, lengths)
-    draft_carry, draft_logits = draft.prefill(params[1], tokens, lengths)
+    weights = decoder.ready(params[0]), draft.ready(params[1])
+    carry, logits = decoder.prefill(weights[0], tokens, lengths)
+    draft_carry, draft_logits = draft.prefill(weights[1], tokens, lengths)
     if logits.shape != draft_logits.shape:
         raise UserError(
             f"The draft model scores {draft_logits.shape[-1]} tokens and the model that it drafts "
@@ -105,7 +106,7 @@ def speculate(
         return ~_done(state, length).all()
 
     def round_(state: _Round) -> _Round:
-        return _one_round(decoder, draft, params, key, policy, state, length, ahead)
+        return _one_round(decoder, draft, weights, key, policy, state, length, ahead)
 
     made = jax.lax.while_loop(goes_on, round_, state).written
     lengths = jnp.minimum(made.lengths, length)
@@ -122,7 +123,7 @@ def _done(state: _Round, length: int) -> Bool[Array, "batch"]:
 def _one_round(
     decoder: Decoder,
     draft: Decoder,
-    params: tuple[Params, Params],
+    weights: tuple[Weights, Weights],
     key: Key,
     policy: Policy,
     state: _Round,
@@ -131,10 +132,10 @@ def _one_round(
 ) -> _Round:
     keys = jax.random.split(jax.random.fold_in(key, state.number), ahead + 2)
     guesses, of_draft, memories, ended, draft_carry = _guessed(
-        draft, params[1], policy, keys[:ahead], state, ahead
+        draft, weights[1], policy, keys[:ahead], state, ahead
     )
     read = jnp.stack([state.last, *guesses], axis=1)
-    carry, logits = decoder.extend(params[0], state.carry, read)
+    carry, logits = decoder.extend(weights[0], state.carry, read)
     of_target = [
         jax.nn.softmax(policy.scores(logits[:, place].astype(jnp.float32), memory))
         for place, memory in enumerate(memories)
@@ -197,13 +198,13 @@ def _one_round(
 
 
 def _guessed(
-    draft: Decoder, params: Params, policy: Policy, keys: Key, state: _Round, ahead: int
+    draft: Decoder, weights: Weights, policy: Policy, keys: Key, state: _Round, ahead: int
 ) -> tuple[list[Array], list[Row], list[Memory], list[Array], Carry]:
     """The small model's guesses and distributions, and what the policy remembers before each."""
     carry, token, memory = state.draft_carry, state.last, state.memory
     guesses, distributions, memories, ended = [], [], [memory], []
     for place in range(ahead):
-        carry, logits = draft.step(params, carry, token)
+        carry, logits = draft.step(weights, carry, token)
         scores = policy.scores(logits.astype(jnp.float32), memory)
         token = jax.random.categorical(keys[place], scores, axis=-1).astype(jnp.int32)
         memory, ends = policy.advance(memory, token)
@@ -212,7 +213,7 @@ def _guessed(
         memories.append(memory)
         ended.append(ends)
     # The last guess has to be read too, for the case that all are kept.
-    carry, _ = draft.step(params, carry, token)
+    carry, _ = draft.step(weights, carry, token)
     return guesses, distributions, memories, ended, carry
 
 

@@ -66,7 +66,7 @@ class Transformer(nn.Module):
     order: `pre_norm`, which ends with one more norm, or `post_norm`.
     tied: scores tokens by their embedding instead of a head of its own.
     dropout: on the embedding and on what each layer adds.
-    unroll, remat: of the scan over the layers, see `stacked`.
+    unroll, remat, scanned: of the scan over the layers, see `stacked`.
     scales: what the two ends are multiplied by.
     initializer, output_initializer: of the blocks' kernels, and of those that add to the residual
         stream; None is GPT-2's: normal with deviation 0.02, divided by √(2·layers) for the latter.
@@ -85,6 +85,7 @@ class Transformer(nn.Module):
     dropout: float = 0.0
     unroll: int = 1
     remat: bool = False
+    scanned: bool = True
     scales: Scales = Scales()
     initializer: Any = nn.initializers.normal(0.02)
     output_initializer: Any = None
@@ -198,6 +199,7 @@ class Transformer(nn.Module):
             deterministic=deterministic,
             unroll=self.unroll,
             remat=self.remat,
+            scanned=self.scanned,
         )
 
 

@@ -46,6 +46,7 @@ def test_cached_logits_are_those_of_the_whole_pass(name):
     tokens = prompts(12)
     expected = np.asarray(whole(tokens))
     rows = np.arange(3)
+    params = decoder.ready(params)
     carry, logits = jax.jit(decoder.prefill)(params, tokens[:, :8], LENGTHS)
     step = jax.jit(decoder.step)
     np.testing.assert_allclose(logits, expected[rows, LENGTHS - 1], atol=1e-4)
@@ -87,6 +88,7 @@ def test_decoding_in_parts_is_decoding_at_once():
 
     @jax.jit
     def in_parts(params):
+        params = decoder.ready(params)
         state = start(decoder, params, prompts(), LENGTHS, choice)
         state, first = decode(decoder, params, key, state, choice, 7)
         _, second = decode(decoder, params, key, state, choice, 5)
@@ -109,6 +111,7 @@ def test_reorder_and_rewind_go_back_to_what_a_row_was():
 
     @jax.jit
     def back(params):
+        params = decoder.ready(params)
         carry, _ = decoder.prefill(params, tokens, jnp.asarray([8, 8, 8]))
         carry = decoder.reorder(carry, jnp.asarray([2, 2, 0]))
         carry = decoder.rewind(carry, jnp.asarray([3, 5, 7]))

@@ -54,6 +54,7 @@ def test_cached_steps_are_the_whole_pass(name):
     whole = np.asarray(run(SOURCE, TARGET, PADDED))
     decoder = encoder_decoder_decoder(NETWORKS[name], 12, SOURCE, PADDED)
     lengths, rows = jnp.asarray([3, 1]), np.arange(2)
+    params = decoder.ready(params)
     carry, logits = jax.jit(decoder.prefill)(params, TARGET[:, :4], lengths)
     np.testing.assert_allclose(logits, whole[rows, lengths - 1], atol=2e-4)
     step = jax.jit(decoder.step)
