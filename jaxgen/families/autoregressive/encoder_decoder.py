@@ -27,7 +27,7 @@ class Tower(nn.Module):
     """One of the two stacks.
 
     attention, mlp, norm, order, dropout, unroll, remat, scanned, initializer,
-    output_initializer, dtype: as in `Transformer`, but that `output_initializer` has no default of its own.
+    output_initializer, dtype: as in `Transformer`, but that the last but one has no default.
     cross_attention: makes the decoder's look at the encoder's vectors; None for the encoder.
     distances: makes what is added to the scores of self-attention in all layers, as
         `RelativePositionBias`; called with `name`. None: nothing.
