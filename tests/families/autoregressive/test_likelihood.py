@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from small_transformers import LEARNED, ROTARY, VOCABULARY, parameters
 
+from jaxgen.data.strided import Strided
 from jaxgen.data.text import Blocks, Packed, Windows
 from jaxgen.experiment import Context, Model
 from jaxgen.families.autoregressive.language_model import language_model
@@ -84,6 +85,26 @@ def test_the_full_pass_counts_every_token_once():
     expected = np.concatenate([nats(LEARNED, params, piece).ravel() for piece in pieces])
     assert expected.size == 102
     np.testing.assert_allclose(score(model, data, KEY)["nats"], expected.mean(), rtol=1e-5)
+
+
+def test_overlapping_windows_score_each_token_by_the_tokens_before_it():
+    params, token_bytes = parameters(LEARNED), np.arange(VOCABULARY)
+    # The first 12 predictions are made by one window, the other 90 five at a time.
+    pieces = np.stack([TEXT[start : start + 13] for start in range(0, 91, 5)])
+    each = nats(LEARNED, params, pieces)
+    expected = np.concatenate([each[0], each[1:, 7:].ravel()])
+    assert expected.size == 102
+    score = full_pass(language_model(LEARNED), "text", rows=4, token_bytes=token_bytes)
+
+    def scored(items):
+        return score(Model(params, {}), {"text": items}, KEY)
+
+    found = scored(Strided(TEXT, 12, 5))
+    np.testing.assert_allclose(found["nats"], expected.mean(), rtol=1e-5)
+    np.testing.assert_allclose(found["perplexity"], np.exp(expected.mean()), rtol=1e-5)
+    bits = expected.sum() / np.log(2) / TEXT[1:].sum()
+    np.testing.assert_allclose(found["bits_per_byte"], bits, rtol=1e-5)
+    assert scored(Strided(TEXT, 12, 12)) == scored(Blocks(TEXT, 12))
 
 
 def test_the_estimate_is_of_random_windows():
