@@ -58,6 +58,8 @@ _KNOWN = {
     "cifar10": ("32×32 photographs of ten classes", 60_000, 139_000_000),
     "tiny_shakespeare": ("1,115,394 characters of plays, for language models", 3, 1_115_394),
     "speeches": ("State of the Union speeches, 1790 to 2021, for language models", 233, 10_784_836),
+    "cmudict": ("133,784 English pronunciations, for letters to phonemes", 133_784, 8_528_164),
+    "scripture": ("verses of the Bible in English and Spanish, to translate", 31_050, 10_876_455),
 }
 
 

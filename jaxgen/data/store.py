@@ -25,12 +25,14 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from etils import epath
 
+from jaxgen.data.builders.cmudict import Cmudict
 from jaxgen.data.builders.digits import Digits
+from jaxgen.data.builders.scripture import Scripture
 from jaxgen.data.builders.speeches import Speeches
 from jaxgen.errors import UserError
 
 Builder = type[tfds.core.GeneratorBasedBuilder]
-OWN: tuple[Builder, ...] = (Digits, Speeches)
+OWN: tuple[Builder, ...] = (Digits, Speeches, Cmudict, Scripture)
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 

@@ -105,7 +105,8 @@ def test_jax_stays_out_of_what_the_workers_read():
     code = (
         "import sys, jaxgen.data.sources, jaxgen.data.text, jaxgen.data.tokenizers, "
         "jaxgen.data.images, jaxgen.data.datasets, jaxgen.data.masking, jaxgen.data.preferences, "
-        "jaxgen.data.token_corpus, jaxgen.data.documents; sys.exit('jax' in sys.modules)"
+        "jaxgen.data.token_corpus, jaxgen.data.documents, jaxgen.data.pairs; "
+        "sys.exit('jax' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
 
