@@ -144,8 +144,8 @@ def transduction_sampler(
     return Sampler(TransduceRequest, prepare, sample, render)
 
 
-# (answers, the items' places in the data) -> scores
-Judge = Callable[[Sequence[Sequence[int]]], Mapping[str, float]]
+# (the answers' tokens, without ends and in the order of their items, data) -> scores
+Judge = Callable[[Sequence[Sequence[int]], Mapping[str, Any]], Mapping[str, float]]
 Score = Callable[[Model, Mapping[str, Any], Key], Mapping[str, float]]
 
 
@@ -157,12 +157,8 @@ def answers_scored(
     beams: int,
     exponent: float = 1.0,
     rows: int = 128,
-    first: int | None = None,
 ) -> Score:
-    """Answers every item of `data[data]`, or the first so many, and scores what comes out.
-
-    judge: the answers' tokens in the data's order, without ends, to scores by name.
-    """
+    """Answers every item of `data[data]` and has the answers judged."""
     search = jax.jit(
         lambda params, batch: transducer.search(
             params, batch["source"], batch["source_segments"], beams, exponent
@@ -171,14 +167,11 @@ def answers_scored(
 
     def score(model: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
         items: Items = datasets[data]
-        count = len(items) if first is None else min(first, len(items))
         answers: list[list[int]] = []
         for batch, _ in whole_batches(items, rows):
             asked = {name: batch[name] for name in ("source", "source_segments")}
             found = jax.device_get(search(model.params, asked))
             answers += [transducer.text(found, row) for row in range(rows)]
-            if len(answers) >= count:
-                break
-        return judge(answers[:count])
+        return judge(answers[: len(items)], datasets)
 
     return score
