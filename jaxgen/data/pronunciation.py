@@ -103,7 +103,7 @@ class PronunciationTokens:
         for symbol in symbols:
             if symbol not in known:
                 raise UserError(
-                    f"{symbol!r} in {told} is none of the {len(known)} that the dictionary to "
-                    "train on has: spell it otherwise."
+                    f"{symbol!r} in {told} is none of the {len(known)} that the dictionary has: "
+                    "spell it otherwise."
                 )
         return np.array([known[symbol] for symbol in symbols], np.int32)
