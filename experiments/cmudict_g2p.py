@@ -48,11 +48,11 @@ class Config:
     heads: int = 4  # of 32 numbers each
     width: int = 128  # of the residual streams
     room: int = 64  # letters in a row, and phonemes
-    batch: int = 64  # rows in a step
+    batch: int = 32  # rows in a step
     steps: int = 6000  # training steps
     rate: float = 3e-3  # AdamW's peak learning rate
     weight_decay: float = 0.01  # of matrices and embeddings
-    dropout: float = 0.1  # on embeddings, in blocks and on what each adds
+    dropout: float = 0.0  # on embeddings, in blocks and on what each adds
     smoothing: float = 0.1  # of the targets
     ema: float = 0.999  # of the parameters
     beams: int = 4  # of the test
@@ -93,8 +93,8 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         return {"train": Shuffled(packed, config.batch, config.seed)} | asked | right
 
     network = t5(
-        tokens.vocabulary_size, config.width, config.layers, config.heads, 32, 4 * config.width,
-        gated=True, dropout=config.dropout, furthest=32, buckets=16,
+        tokens.vocabulary_size, config.width, config.layers, config.heads, 32, 2 * config.width,
+        gated=True, dropout=config.dropout, furthest=32, buckets=16, unroll=config.layers,
     ).clone(dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32)  # fmt: skip
     transducer = Transducer(network, BEGIN, END, LETTERS, PHONEMES)
 

@@ -24,6 +24,7 @@ def transformer_2017(
     hidden: int = 2048,
     *,
     dropout: float = 0.1,
+    unroll: int = 1,
 ) -> EncoderDecoder:
     """The first transformer (Vaswani et al. 2017); the defaults are its base size.
 
@@ -38,6 +39,7 @@ def transformer_2017(
         norm=LayerNorm,
         order=post_norm,
         dropout=dropout,
+        unroll=unroll,
         initializer=uniform,
         output_initializer=uniform,
     )
@@ -70,6 +72,7 @@ def t5(
     tied: bool = True,
     dropout: float = 0.0,
     epsilon: float = 1e-6,
+    unroll: int = 1,
 ) -> EncoderDecoder:
     """T5 (Raffel et al. 2020); `gated=True, tied=False` is T5 1.1 (Shazeer 2020's GeGLU).
 
@@ -85,6 +88,7 @@ def t5(
         mlp=partial(mlp, hidden=hidden, bias=False, dropout=dropout),
         norm=partial(RMSNorm, epsilon=epsilon),
         dropout=dropout,
+        unroll=unroll,
         initializer=fan_in,
         output_initializer=fan_in,
     )
