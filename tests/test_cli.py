@@ -142,3 +142,58 @@ def test_a_data_set_that_is_not_here(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     said = refused(capsys, "train", "shakespeare_gpt", "--run", str(tmp_path / "run"))
     assert "jaxgen datasets prepare tiny_shakespeare" in said
+
+
+@pytest.fixture(scope="module")
+def written(tmp_path_factory):
+    """A run of a language model that writes letters."""
+    directory = str(tmp_path_factory.mktemp("text") / "run")
+    main(["train", str(Path(__file__).parent / "training" / "letters.py"), "--run", directory])
+    return directory
+
+
+def test_text_is_streamed_and_kept(written, capsys, tmp_path):
+    arguments = ["--prompt", "ab", "--tokens", "9", "--seed", "3", "--output", str(tmp_path / "t")]
+    main(["sample", written, *arguments])
+    said = capsys.readouterr().out.splitlines()
+    assert said[0].startswith("ab") and len(said[0]) == 11
+    assert said[1] == str(tmp_path / "t.txt")
+    assert (tmp_path / "t.txt").read_text() == said[0] + "\n"
+    main(["sample", written, *arguments, "--stop", said[0][5:7], "xyz"])
+    assert capsys.readouterr().out.splitlines()[0] == said[0][: said[0].index(said[0][5:7], 2)]
+
+
+def test_a_file_of_prompts_becomes_a_file_of_answers(written, capsys, tmp_path):
+    (tmp_path / "prompts.txt").write_text("ab\nabcdef\nc\n")
+    flags = ["--tokens", "4", "--temperature", "0", "--output", str(tmp_path / "answers")]
+    main(["sample", written, "--prompts", str(tmp_path / "prompts.txt"), "--batch", "2", *flags])
+    assert "3 passages" in capsys.readouterr().out
+    lines = [json.loads(line) for line in (tmp_path / "answers.jsonl").read_text().splitlines()]
+    assert [line["prompt"] for line in lines] == ["ab", "abcdef", "c"]
+    assert all(len(line["text"]) == line["tokens"] == 4 for line in lines)
+    main(["sample", written, "--prompt", "abcdef", *flags, "--draft", written])
+    assert capsys.readouterr().out.splitlines()[0] == "abcdef" + lines[1]["text"]
+
+
+@pytest.mark.parametrize(
+    ("content", "name", "said"),
+    [
+        (b"ab\n\xff\n", "p.txt", "Line 2 of {} is not UTF-8"),
+        (b"ab\n\ncd\n", "p.txt", "Line 2 of {} is empty"),
+        (b"", "p.txt", "{} holds no prompt"),
+        (b'{"prompt": "ab"}\n{"text": "ab"}\n', "p.jsonl", "Line 2 of {} is no JSON object"),
+        (None, "p.txt", "There is no file of prompts {}"),
+    ],
+)
+def test_bad_files_of_prompts(written, capsys, tmp_path, content, name, said):
+    file = tmp_path / name
+    if content is not None:
+        file.write_bytes(content)
+    assert said.format(file) in refused(capsys, "sample", written, "--prompts", str(file))
+
+
+def test_bad_requests_for_text(written, run, capsys):
+    assert "The prompt is empty" in refused(capsys, "sample", written, "--prompt", "")
+    assert "the stop string 'ä'" in refused(capsys, "sample", written, "--stop", "ä")
+    assert "is no run of a language model" in refused(capsys, "sample", written, "--draft", run)
+    assert "context is 16" in refused(capsys, "sample", written, "--prompt", "ab" * 9)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from speech_files import python_speeches, write_speeches
+from made_up_data import python_speeches, write_dictionary, write_speeches, write_verses
 
 from jaxgen.training import drawing, experiment_file, run_directory, runs
 
@@ -22,15 +22,24 @@ NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist", "stacked_mnist_"
 ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae", "gaussians_gan"]
 
 
+MADE_UP = {
+    "speeches": lambda directory: write_speeches(directory, python_speeches()),
+    "cmudict": write_dictionary,
+    "scripture": write_verses,
+}
+
+
 @pytest.fixture(scope="module", autouse=True)
-def speeches(tmp_path_factory):
-    """Made-up speeches where the real ones aren't prepared, beside whatever else is there."""
+def data_sets(tmp_path_factory):
+    """Made-up data where the real sets aren't prepared, beside whatever else is there."""
     there = Path(os.environ.get("TFDS_DATA_DIR", Path.home() / "tensorflow_datasets"))
-    if (there / "speeches").is_dir():
+    missing = [name for name in MADE_UP if not (there / name).is_dir()]
+    if not missing:
         yield
         return
     directory = tmp_path_factory.mktemp("tfds")
-    write_speeches(directory, python_speeches())
+    for name in missing:
+        MADE_UP[name](directory)
     for prepared in there.glob("*"):
         if prepared.name != "downloads":
             (directory / prepared.name).symlink_to(prepared)

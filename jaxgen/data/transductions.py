@@ -10,7 +10,7 @@ from jaxtyping import Int, Int32
 
 from jaxgen.errors import UserError
 
-Rows = Sequence[Int[np.ndarray, "_"]]
+Rows = Sequence[Sequence[int] | Int[np.ndarray, "_"]]
 
 
 @dataclass(frozen=True)

@@ -81,3 +81,13 @@ def _streams(score: str, references: References, translations: Sequence[str]) ->
                 f"{place} has {each!r}."
             )
     return [list(stream) for stream in zip_longest(*references)]
+
+
+def translation_scores(
+    references: Sequence[Sequence[str]], translations: Sequence[str]
+) -> dict[str, float]:
+    """BLEU and chrF by name, as they are published by default, for an evaluation to return."""
+    return {
+        "bleu": bleu(references, translations).score,
+        "chrf": chrf(references, translations).score,
+    }

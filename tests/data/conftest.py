@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 
 import pytest
-from speech_files import write_speeches
+from made_up_data import write_speeches
 
 
 @pytest.fixture(scope="session")

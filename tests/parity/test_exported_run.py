@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from etils import epath
-from speech_files import python_speeches, write_speeches
+from made_up_data import python_speeches, write_speeches
 
 from jaxgen.training import experiment_file, runs
 

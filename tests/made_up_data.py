@@ -1,0 +1,57 @@
+"""Small data sets in the layout of the real ones, made up: for where those aren't."""
+
+import json
+from pydoc_data.topics import topics
+
+
+def write_speeches(directory, speeches):
+    """(name, year, text) each, into a TFDS directory's place for what is downloaded by hand."""
+    package = directory / "downloads" / "manual" / "speeches" / "package" / "data"
+    package.mkdir(parents=True)
+    for name, year, text in speeches:
+        speech = {"year": year, "name": name, "party": "none", "text": text}
+        file = package / f"{year}_{name.lower().replace(' ', '_')}_n.json"
+        file.write_text(json.dumps(speech), encoding="utf-8")
+        file.with_suffix(".txt").write_text(speech["text"])
+
+
+def python_speeches():
+    """Python's own documentation as speeches: sixteen, half of them Theodore Roosevelt's."""
+    texts = [topics[name][:1500] for name in sorted(topics)[:16]]
+    names = ["Theodore Roosevelt"] * 8 + ["Ada Lovelace"] * 8
+    return [
+        (name, 1900 + place, text)
+        for place, (name, text) in enumerate(zip(names, texts, strict=True))
+    ]
+
+
+def write_dictionary(directory):
+    """240 words in the layout of npm's package of the CMU dictionary, some with two ways."""
+    package = directory / "downloads" / "manual" / "cmudict" / "package" / "data"
+    package.mkdir(parents=True)
+    sounds = {"A": "AE1", "B": "B", "D": "D", "E": "EH1", "N": "N", "O": "OW0", "S": "S", "T": "T"}
+    letters = sorted(sounds)
+    lines = []
+    for number in range(240):
+        word = "".join(letters[number // 8**place % 8] for place in range(3))
+        lines.append(f"{word}  {' '.join(sounds[letter] for letter in word)}")
+        if number % 7 == 0:
+            lines.append(f"{word}(1)  {' '.join(sounds[letter] for letter in reversed(word))}")
+    (package / "dict.txt").write_text("\n".join(lines) + "\n")
+
+
+def write_verses(directory):
+    """Made-up verses of five books in the layout of `mod2imp`."""
+    manual = directory / "downloads" / "manual" / "scripture"
+    manual.mkdir(parents=True)
+    for name, words in (
+        ("web", ["light", "water", "stone", "river", "bread", "house", "night", "morning"]),
+        ("sparv", ["luz", "agua", "piedra", "río", "pan", "casa", "noche", "mañana"]),
+    ):
+        lines = []
+        for book in ("Genesis", "Exodus", "Esther", "Ruth", "James"):
+            for verse in range(1, 13):
+                start = verse * len(book)
+                text = " ".join(words[(start + place) % 8] for place in range(4 + verse % 3))
+                lines += [f"$$${book} 1:{verse}", text]
+        (manual / f"{name}.imp").write_text("\n".join(lines) + "\n", encoding="utf-8")
