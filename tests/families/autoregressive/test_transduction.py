@@ -34,12 +34,12 @@ def pairs(count, seed):
 
 @functools.cache
 def learned():
-    data = pairs(512, 0)
+    data = pairs(4096, 0)
     loss = next_token_loss(sourced_language_model(NETWORK))
     batch = data[np.arange(64)]
     init = jax.jit(lambda source, tokens: NETWORK.init(jax.random.key(0), source, tokens))
     params = meta.unbox(init(batch["source"], batch["tokens"][:, :-1])["params"])
-    optimizer = optax.adam(3e-3)
+    optimizer = optax.adam(6e-3)
 
     @jax.jit
     def step(params, state, batch):
@@ -49,8 +49,8 @@ def learned():
         return optax.apply_updates(params, change), state
 
     state, random = optimizer.init(params), np.random.default_rng(1)
-    for _ in range(400):
-        params, state = step(params, state, data[random.integers(0, 512, 64)])
+    for _ in range(1000):
+        params, state = step(params, state, data[random.integers(0, 4096, 64)])
     return Model(params, {})
 
 
