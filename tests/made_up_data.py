@@ -31,7 +31,7 @@ def write_dictionary(directory):
     package.mkdir(parents=True)
     sounds = {"A": "AE1", "B": "B", "D": "D", "E": "EH1", "N": "N", "O": "OW0", "S": "S", "T": "T"}
     letters = sorted(sounds)
-    lines = []
+    lines = ["PHOTOGRAPHY  F AH0 T AA1 G R AH0 F IY0"]
     for number in range(240):
         word = "".join(letters[number // 8**place % 8] for place in range(3))
         lines.append(f"{word}  {' '.join(sounds[letter] for letter in word)}")

@@ -159,7 +159,7 @@ def test_text_is_streamed_and_kept(written, capsys, tmp_path):
     assert said[0].startswith("ab") and len(said[0]) == 11
     assert said[1] == str(tmp_path / "t.txt")
     assert (tmp_path / "t.txt").read_text() == said[0] + "\n"
-    main(["sample", written, *arguments, "--stop", said[0][5:7], "xyz"])
+    main(["sample", written, *arguments, "--stop", said[0][5:7], "hhhhhhhh"])
     assert capsys.readouterr().out.splitlines()[0] == said[0][: said[0].index(said[0][5:7], 2)]
 
 
@@ -194,6 +194,6 @@ def test_bad_files_of_prompts(written, capsys, tmp_path, content, name, said):
 
 def test_bad_requests_for_text(written, run, capsys):
     assert "The prompt is empty" in refused(capsys, "sample", written, "--prompt", "")
-    assert "the stop string 'ä'" in refused(capsys, "sample", written, "--stop", "ä")
+    assert "the stop string 'ä'" in refused(capsys, "sample", written, "--prompt", "ab", "--stop", "ä")
     assert "is no run of a language model" in refused(capsys, "sample", written, "--draft", run)
     assert "context is 16" in refused(capsys, "sample", written, "--prompt", "ab" * 9)
