@@ -194,6 +194,8 @@ def test_bad_files_of_prompts(written, capsys, tmp_path, content, name, said):
 
 def test_bad_requests_for_text(written, run, capsys):
     assert "The prompt is empty" in refused(capsys, "sample", written, "--prompt", "")
-    assert "the stop string 'ä'" in refused(capsys, "sample", written, "--prompt", "ab", "--stop", "ä")
+    assert "the stop string 'ä'" in refused(
+        capsys, "sample", written, "--prompt", "ab", "--stop", "ä"
+    )
     assert "is no run of a language model" in refused(capsys, "sample", written, "--draft", run)
     assert "context is 16" in refused(capsys, "sample", written, "--prompt", "ab" * 9)

@@ -29,7 +29,9 @@ def test_compiling_quickly_changes_no_bit():
     updates = [Update("all", lambda params, context: Output(0.0), adamw(1e-3), ema=0.9)]
     create, _ = initializer(init, updates, make_mesh(MeshShape()))(jax.random.key(0), {})
     state = create()
-    expected, _ = jax.jit(init)(jax.random.key(0), {})
+    # As users compile everything else, which these tests don't.
+    thorough = {"xla_backend_optimization_level": 3}
+    expected, _ = jax.jit(init, compiler_options=thorough)(jax.random.key(0), {})
     for tree in (state.params, state.ema["all"]):
         for name, leaf in expected.items():
             np.testing.assert_array_equal(

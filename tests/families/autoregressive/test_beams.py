@@ -123,7 +123,7 @@ def test_prompts_in_one_batch_are_searched_as_alone_past_the_context_too():
 
 
 def test_an_encoder_decoders_sources_stay_with_their_beams():
-    network = t5(11, 32, 2, heads=4, depth=8, hidden=64, furthest=16, buckets=8)
+    network = t5(11, 32, 1, heads=4, depth=8, hidden=64, furthest=16, buckets=8)
     source = jax.random.randint(jax.random.key(1), (2, 7), 0, 11)
     segments = jnp.ones((2, 7), jnp.int32).at[0, 4:].set(0)
     begin = jnp.zeros((2, 1), jnp.int32)
