@@ -121,6 +121,12 @@ class SubwordTokenizer:
             )
         return self.token(text)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """The token that ends a text, where the configuration names one."""
+        text = self.special.roles().get("eos")
+        return () if text is None else (self.token(text),)
+
     def token(self, text: str) -> int:
         """The number of the token with just this text; `UserError` where there is none."""
         number = self.tokenizer.token_to_id(text)

@@ -81,6 +81,11 @@ class CharacterTokenizer:
         """Tokens are 0 .. vocabulary_size - 1."""
         return len(self.characters)
 
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """No character ends a text."""
+        return ()
+
     def encode(self, text: str) -> Int32[np.ndarray, "size"]:
         """The tokens of a text; UserError names a character that the vocabulary lacks."""
         known, points = _code_points(self.characters), _code_points(text)
@@ -114,6 +119,11 @@ class ByteTokenizer:
     def spellings(self) -> tuple[bytes, ...]:
         """Each byte."""
         return tuple(bytes([byte]) for byte in range(256))
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """No byte ends a text."""
+        return ()
 
     def encode(self, text: str) -> Int32[np.ndarray, "size"]:
         """The bytes of a text."""

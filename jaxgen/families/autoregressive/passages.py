@@ -27,6 +27,11 @@ class Tokenizer(Protocol):
         """The bytes that each token stands for in a text; none for a special one."""
         ...
 
+    @property
+    def ends(self) -> Sequence[int]:
+        """The tokens with which a text is complete."""
+        ...
+
     def encode(self, text: str) -> Any:
         """The tokens of a text, (size,) integers."""
         ...

@@ -68,7 +68,11 @@ AHEAD = 4
 
 
 def text_sampler(
-    decoder: Decoder, tokenizer: Any, *, ends: Sequence[int] = (), guide: Policy | None = None
+    decoder: Decoder,
+    tokenizer: Any,
+    *,
+    ends: Sequence[int] | None = None,
+    guide: Policy | None = None,
 ) -> Sampler:
     """Continues a prompt, drawing each token by what the request asks for.
 
@@ -76,13 +80,14 @@ def text_sampler(
     Samples are {"tokens": (rows, width), "begins", "lengths": (rows,)}: prompts and continuations,
     where these begin and where they end; `stream` yields the same, growing by a token.
 
-    ends: tokens with which a passage is complete; they aren't shown.
+    ends: tokens with which a passage is complete, which aren't shown; None: the tokenizer's.
     guide: rules out more.
 
     Raises:
         UserError: by `prepare`, for a request out of range, an empty prompt or one that leaves no
             room in the context, a stop string that can't be written.
     """
+    ends = tokenizer.ends if ends is None else ends
     model = TextModel(decoder, Vocabulary(tokenizer, tuple(ends)))
     vocabulary = model.vocabulary
 
