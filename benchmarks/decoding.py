@@ -24,7 +24,7 @@ from jaxgen.families.autoregressive.decoding import generate, sampled
 from jaxgen.families.autoregressive.logits import temperature
 from jaxgen.interop.hugging_face import load
 
-SETTINGS = [(1, 16, 64), (8, 16, 64), (1, 768, 64), (8, 768, 64)]  # batch, prompt, new tokens
+SETTINGS = [(1, 16, 64), (8, 16, 64), (1, 768, 64), (8, 768, 32)]  # batch, prompt, new tokens
 
 
 def models():
