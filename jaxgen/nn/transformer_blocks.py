@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from functools import partial
+from operator import itemgetter
 from typing import Any
 
 import flax.linen as nn
@@ -196,7 +197,7 @@ def unstacked(blocks: Params) -> Params:
     turns = [blocks[str(turn)] for turn in range(len(blocks))] if "0" in blocks else [blocks]
     rounds = jax.tree.leaves(blocks)[0].shape[0]
     return {
-        str(number * len(turns) + place): jax.tree.map(lambda leaf: leaf[number], turn)  # noqa: B023
+        str(number * len(turns) + place): jax.tree.map(itemgetter(number), turn)
         for number in range(rounds)
         for place, turn in enumerate(turns)
     }

@@ -185,22 +185,22 @@ def _drafted(
     sampler: Sampler, draft: Sampler, other: Model, policy: Callable[[Any, bool], Policy]
 ) -> Sampler:
     """The same sampler, which lets another one's model guess `AHEAD` tokens at a time."""
-    model, small = sampler.source, draft.source
-    if not isinstance(small, TextModel) or not model.vocabulary.agrees(small.vocabulary):
+    own, small = sampler.source, draft.source
+    if not isinstance(small, TextModel) or not own.vocabulary.agrees(small.vocabulary):
         raise UserError(
             "The draft model has another vocabulary: take one that was trained with the same "
             "tokenizer."
         )
     # Rings of windows need room for guesses that are taken back.
-    large, little = (_reading_ahead(each.decoder) for each in (model, small))
+    large, little = (_reading_ahead(each.decoder) for each in (own, small))
 
-    def sample(both: tuple[Model, Model], key: Key, static: Any, arrays: Any) -> Any:
+    def sample(model: Model, key: Key, static: Any, arrays: Any) -> Any:
         tokens, count, penalized = static
         prompt, lengths = (jnp.repeat(arrays[name], count, axis=0) for name in ("prompt", "length"))
         made = speculate(
             large,
             little,
-            (both[0].params, both[1].params),
+            (model.params, arrays["draft"]),
             key,
             prompt[:, : little.context],  # beyond that there is only padding
             lengths,
@@ -209,21 +209,21 @@ def _drafted(
             ahead=AHEAD,
             longest=1,  # those of the request were looked at by `prepare_many`
         )
-        share = {"calls": made.calls.sum(), "written": made.lengths.sum()}
-        return _joined(arrays, count, made.tokens, made.lengths) | share
+        return _joined(arrays, count, made.tokens, made.lengths)
 
     def prepare_many(requests: Sequence[GenerateRequest]) -> tuple[Any, Any]:
         assert sampler.prepare_many is not None
         static, arrays = sampler.prepare_many(requests)
         needed = int(arrays["length"].max()) + requests[0].tokens + AHEAD
         check_room(large, little, needed, AHEAD)
-        return static, arrays
+        # As an argument: what a compiled function closes over becomes a part of the program.
+        return static, arrays | {"draft": other.params}
 
     return dataclasses.replace(
         sampler,
         prepare=lambda request: prepare_many([request]),
         prepare_many=prepare_many,
-        sample=lambda model, key, static, arrays: sample((model, other), key, static, arrays),
+        sample=sample,
         stream=None,
         drafted=None,
     )
