@@ -65,8 +65,8 @@ class PackedTransductions:
     in which they come (next fit), so shuffle them first where they are sorted.
 
     sources, targets, begin, end: as `Transductions` has them.
-    source_length, target_length: room for a row's sources, and for its targets, each of which
-        takes two places more for `begin` and `end`, but for one.
+    source_length, target_length: room for a row's sources, and for its targets, of which each takes
+        two more for `begin` and `end`; the row has one place more than that.
 
     Raises:
         UserError: as `Transductions`.
