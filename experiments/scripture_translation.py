@@ -49,16 +49,16 @@ class Config:
     heads: int = 6  # of 32 numbers each
     width: int = 192  # of the residual streams
     room: int = 128  # tokens of a verse, and of a row in training
-    batch: int = 32  # rows in a step
-    steps: int = 2000  # training steps
-    rate: float = 3e-3  # AdamW's peak learning rate
+    batch: int = 16  # rows in a step
+    steps: int = 1600  # training steps
+    rate: float = 2e-3  # AdamW's peak learning rate
     weight_decay: float = 0.05  # of matrices and embeddings
     dropout: float = 0.0  # on embeddings, in blocks and on what each adds
     smoothing: float = 0.1  # of the targets
     beams: int = 4  # of the test
     verses: int = 0  # so many of each part; 0 is all
     bfloat16: bool = False  # compute in it, for GPUs; parameters stay float32
-    evaluate_every: int = 1000  # steps between scores on development verses, and checkpoints
+    evaluate_every: int = 800  # steps between scores on development verses, and checkpoints
     seed: int = 0  # initialization, data order, dropout
 
 

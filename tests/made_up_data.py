@@ -3,6 +3,10 @@
 import json
 from pydoc_data.topics import topics
 
+import pytest
+
+from jaxgen.data.builders.pydoc import Pydoc
+
 
 def write_speeches(directory, speeches):
     """(name, year, text) each, into a TFDS directory's place for what is downloaded by hand."""
@@ -55,3 +59,28 @@ def write_verses(directory):
                 text = " ".join(words[(start + place) % 8] for place in range(4 + verse % 3))
                 lines += [f"$$${book} 1:{verse}", text]
         (manual / f"{name}.imp").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def write_functions(directory):
+    """The data set `pydoc` of three made-up packages and one module of Python's own."""
+    things = ["file", "line", "name", "number", "picture", "row", "table", "word"]
+    packages = {"absl": ["count", "find"], "rich": ["draw", "read"], "numpy": ["sort", "write"]}
+    places = {}
+    for package, deeds in {**packages, "textwrap": ["cut", "join", "wrap"]}.items():
+        lines = []
+        for deed in deeds:
+            for thing in things:
+                lines += [
+                    f"def {deed}_{thing}(path, {thing}s, strict=False):",
+                    f'    """{deed.capitalize()} every {thing} of a path, in order."""',
+                    f"    for {thing} in {thing}s:",
+                    f"        path.{deed}({thing}, strict)",
+                ]
+        place = directory / "packages" / package
+        place.mkdir(parents=True)
+        (place / "__init__.py").write_text("\n".join(lines) + "\n")
+        places[package] = place, None if package == "textwrap" else "numpy"
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Pydoc, "places", staticmethod(lambda: places))
+        Pydoc(data_dir=directory, file_format="array_record").download_and_prepare()

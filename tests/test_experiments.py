@@ -14,7 +14,13 @@ from pathlib import Path
 import jax
 import pytest
 from etils import epath
-from made_up_data import python_speeches, write_dictionary, write_speeches, write_verses
+from made_up_data import (
+    python_speeches,
+    write_dictionary,
+    write_functions,
+    write_speeches,
+    write_verses,
+)
 
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, run_directory, runs
@@ -29,6 +35,7 @@ MADE_UP = {
     "speeches": lambda directory: write_speeches(directory, python_speeches()),
     "cmudict": write_dictionary,
     "scripture": write_verses,
+    "pydoc": write_functions,
 }
 
 

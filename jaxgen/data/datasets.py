@@ -60,6 +60,7 @@ _KNOWN = {
     "speeches": ("State of the Union speeches, 1790 to 2021, for language models", 233, 10_784_836),
     "cmudict": ("133,784 English pronunciations, for letters to phonemes", 133_784, 8_528_164),
     "scripture": ("verses of the Bible in English and Spanish, to translate", 31_050, 10_876_455),
+    "pydoc": ("Python functions of what is installed, with their documentation", None, None),
 }
 
 

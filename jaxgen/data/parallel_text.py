@@ -20,38 +20,58 @@ class ParallelText:
     """How pairs of texts become rows of tokens; pairs that don't fit are left out.
 
     room: tokens of a row's sources, and of its targets.
+    target_room: of the targets, where it is another.
+    cut: takes the beginning of a source that doesn't fit.
     """
 
     tokenizer: SubwordTokenizer
     room: int
+    target_room: int | None = None
+    cut: bool = False
 
     @property
     def end(self) -> int:
         """The token that stands before a target and after it."""
         return self.tokenizer.special_token("eos")
 
+    @property
+    def rooms(self) -> tuple[int, int]:
+        """Tokens of a row's sources, and of its targets."""
+        return self.room, self.room if self.target_room is None else self.target_room
+
     def text(self, tokens: Sequence[int]) -> str:
         """The text of an answer."""
         return self.tokenizer.decode(np.array(tokens, np.int32))
+
+    def source(self, text: str) -> Int32[np.ndarray, "size"]:
+        """The tokens of a source."""
+        return self._read([text])[0]
 
     def packed(self, pairs: Sequence[TextPair]) -> PackedTransductions:
         """All pairs, shuffled, as many to a row as there is room for: to train on."""
         _, sources, targets = self._short(
             [pairs[place] for place in shuffled(0, len(pairs), 0, len(pairs))]
         )
-        return PackedTransductions(sources, targets, self.room, self.room, self.end, self.end)
+        return PackedTransductions(sources, targets, *self.rooms, self.end, self.end)
 
     def asked(self, pairs: Sequence[TextPair]) -> tuple[Transductions, list[TextPair]]:
         """The pairs that fit, in order, one to a row; and which those are."""
         kept, sources, targets = self._short(pairs)
-        rows = Transductions(sources, targets, self.room, self.room, self.end, self.end)
-        return rows, kept
+        return Transductions(sources, targets, *self.rooms, self.end, self.end), kept
+
+    def _read(self, sources: Sequence[str]) -> list[Int32[np.ndarray, "_"]]:
+        tokens = self.tokenizer.encode_ordinary(sources)
+        return [each[: self.room - 1] for each in tokens] if self.cut else tokens
 
     def _short(
         self, pairs: Sequence[TextPair]
     ) -> tuple[list[TextPair], list[Int32[np.ndarray, "_"]], list[Int32[np.ndarray, "_"]]]:
-        sides = zip(*pairs, strict=True)
-        rows = zip(pairs, *(self.tokenizer.encode_ordinary(side) for side in sides), strict=True)
+        sources, targets = zip(*pairs, strict=True)
+        tokens = self._read(sources), self.tokenizer.encode_ordinary(targets)
         # In a packed row the target's end and beginning need one place beyond the room.
-        short = [row for row in rows if all(1 <= len(side) < self.room for side in row[1:])]
+        short = [
+            row
+            for row in zip(pairs, *tokens, strict=True)
+            if all(1 <= len(side) < room for side, room in zip(row[1:], self.rooms, strict=True))
+        ]
         return [row[0] for row in short], [row[1] for row in short], [row[2] for row in short]

@@ -27,12 +27,13 @@ from etils import epath
 
 from jaxgen.data.builders.cmudict import Cmudict
 from jaxgen.data.builders.digits import Digits
+from jaxgen.data.builders.pydoc import Pydoc
 from jaxgen.data.builders.scripture import Scripture
 from jaxgen.data.builders.speeches import Speeches
 from jaxgen.errors import UserError
 
 Builder = type[tfds.core.GeneratorBasedBuilder]
-OWN: tuple[Builder, ...] = (Digits, Speeches, Cmudict, Scripture)
+OWN: tuple[Builder, ...] = (Digits, Speeches, Cmudict, Scripture, Pydoc)
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
