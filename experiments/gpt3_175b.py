@@ -105,7 +105,10 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     loss = next_token_loss(model, chunk=chunk)
     estimate = random_estimate(model, "windows", rows=8, batches=50, chunk=chunk)
     score = full_pass(model, "blocks", 8, chunk, token_bytes=tokenizer.token_bytes)
-    decoder, request = transformer_decoder(network, config.context), GenerateRequest("The", 64)
+    decoder, request = (
+        transformer_decoder(network, config.context),
+        GenerateRequest("The", tokens=64),
+    )
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
         updates=[Update("gpt", loss, optimizer, accumulate=config.accumulate)],

@@ -160,6 +160,8 @@ class Sampler:
         their samples lie one after the other.
     drafted: optional, `(sampler of a smaller model, that model) -> the same sampler`, faster.
     source: what another sampler's `drafted` asks of this one.
+    continued: optional, `(request, its answer, what is said next) -> request`: of a conversation,
+        whose requests have a `prompt`, what was said `before` that, and a `system` message.
     """
 
     request: type
@@ -170,6 +172,7 @@ class Sampler:
     prepare_many: Callable[[Sequence[Any]], tuple[Hashable, Any]] | None = None
     drafted: Callable[[Sampler, Model], Sampler] | None = None
     source: Any = None
+    continued: Callable[[Any, str, str], Any] | None = None
 
 
 @dataclass(frozen=True)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from etils import epath
 
 from jaxgen import flags
 from jaxgen.artifacts import Artifact, Text
-from jaxgen.data.prompts import read_prompts
+from jaxgen.data.prompts import read_prompts, said
 from jaxgen.errors import UserError
 from jaxgen.experiment import Model, Sampler
 from jaxgen.training import drawing, runs
@@ -59,6 +60,8 @@ def sample(arguments: list[str]) -> None:
         sampler = _drafted(sampler, chosen.draft)
     stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
     stem = chosen.output or str(epath.Path(path) / "drawn" / f"{name}-{stamp}")
+    if getattr(chosen, "turns", ""):
+        return _converse(sampler, request, model, said(chosen.turns), epath.Path(f"{stem}.jsonl"))
     if prompts:
         requests = [dataclasses.replace(request, prompt=prompt) for prompt in prompts]
         return _answer_all(sampler, requests, model, chosen.batch, epath.Path(f"{stem}.jsonl"))
@@ -98,6 +101,9 @@ def _own_flags(sampler: Sampler) -> list[flags.Field]:
         told = 'a file with a prompt a line, or a .jsonl with a "prompt" each; - is standard input'
         own.append(flags.flag("prompts", str, "", f"{told}; answers go to a .jsonl"))
         own.append(flags.flag("batch", int, 8, "so many of those at once"))
+    if sampler.continued is not None:
+        told = "a file with what the user says in each turn, as --prompts has it, or - to type it"
+        own.append(flags.flag("turns", str, "", f"{told}; what was said goes to a .jsonl"))
     if sampler.drafted is not None:
         told = "a run of a smaller model with the same tokenizer, which guesses ahead"
         own.append(flags.flag("draft", str, "", told))
@@ -112,11 +118,11 @@ def _drafted(sampler: Sampler, draft: str) -> Sampler:
     return sampler.drafted(able[0], loaded.model)
 
 
-def _streamed(sampler: Sampler, request: Any, model: Model) -> Text:
-    """Prints a text while it is written, and returns it whole."""
+def _streamed(sampler: Sampler, request: Any, model: Model, shown: int = 0) -> Text:
+    """Prints a text while it is written, but for its beginning, and returns it whole."""
     # What may come to be a stop string isn't shown, nor half a character.
     held_back = max([len(stop) for stop in getattr(request, "stop", ())], default=1) - 1
-    shown, artifact = 0, Text(("",))
+    artifact = Text(("",))
     for part in drawing.stream(sampler, request, model):
         assert isinstance(part, Text)
         artifact, (text,) = part, part.passages
@@ -125,6 +131,45 @@ def _streamed(sampler: Sampler, request: Any, model: Model) -> Text:
         shown = max(shown, len(ready))
     say(artifact.passages[0][shown:])
     return artifact
+
+
+def _converse(
+    sampler: Sampler, request: Any, model: Model, turns: Iterable[str], path: epath.Path
+) -> None:
+    """Answers turn after turn, with all before in sight, and keeps what was said."""
+    assert sampler.continued is not None
+    if request.count != 1:
+        raise UserError(
+            f"--turns takes one answer to each, and count is {request.count}: leave it."
+        )
+    told, answer = [*request.before], None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    for turn in turns:
+        if answer is None:
+            request = dataclasses.replace(request, prompt=turn)
+        else:
+            request = sampler.continued(request, answer, turn)
+        if not sys.stdin.isatty():
+            say(f"> {turn}")
+        if sampler.stream is None:
+            artifact = drawing.draw(sampler, request, model)
+            assert isinstance(artifact, Text)
+            say(artifact.passages[0][len(artifact.prompts[0]) :])
+        else:
+            artifact = _streamed(sampler, request, model, len(turn) + 1)
+        answer = artifact.passages[0][len(artifact.prompts[0]) :]
+        told += [turn, answer]
+        # Whole after each turn, so that nothing is lost if the next one has no room.
+        path.write_text(_told(request.system, told))
+    say(str(path))
+
+
+def _told(system: str, said: Sequence[str]) -> str:
+    """A conversation as `jaxgen.data.conversations` reads it."""
+    messages = [{"role": "system", "content": system}] if system else []
+    roles = ("user", "assistant")
+    messages += [{"role": roles[place % 2], "content": text} for place, text in enumerate(said)]
+    return json.dumps({"messages": messages}, ensure_ascii=False) + "\n"
 
 
 def _answer_all(

@@ -62,9 +62,13 @@ def write_verses(directory):
 
 
 def write_functions(directory):
-    """The data set `pydoc` of three made-up packages and one module of Python's own."""
+    """The data set `pydoc` of a made-up package and of three modules of Python's own."""
     things = ["file", "line", "name", "number", "picture", "row", "table", "word"]
-    packages = {"absl": ["count", "find"], "rich": ["draw", "read"], "numpy": ["sort", "write"]}
+    packages = {
+        "tarfile": ["count", "find"],
+        "shutil": ["draw", "read"],
+        "numpy": ["sort", "write"],
+    }
     places = {}
     for package, deeds in {**packages, "textwrap": ["cut", "join", "wrap"]}.items():
         lines = []
@@ -79,7 +83,7 @@ def write_functions(directory):
         place = directory / "packages" / package
         place.mkdir(parents=True)
         (place / "__init__.py").write_text("\n".join(lines) + "\n")
-        places[package] = place, None if package == "textwrap" else "numpy"
+        places[package] = place, "numpy" if package == "numpy" else None
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Pydoc, "places", staticmethod(lambda: places))

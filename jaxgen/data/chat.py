@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from jaxtyping import Bool, Int32
+from jaxtyping import Bool, Int, Int32
 
 from jaxgen.data.conversations import Message
 from jaxgen.data.subwords import SubwordTokenizer
@@ -109,3 +109,31 @@ class Chat:
 
     def _special(self, text: str) -> list[int]:
         return [self.tokenizer.token(text)] if text else []
+
+
+class ChatPrompts:
+    """Conversations to answer, an item each: "tokens" (width,) int32, and their "length".
+
+    width: room for the longest; `UserError` for one that is longer, and where there are none.
+    """
+
+    def __init__(self, chat: Chat, conversations: Sequence[Sequence[Message]], width: int) -> None:
+        if not conversations:
+            raise UserError("there is no conversation to answer")
+        rows = [chat.prompt(messages) for messages in conversations]
+        lengths = [len(row) for row in rows]
+        if max(lengths) > width:
+            raise UserError(
+                f"a conversation of {max(lengths)} tokens has no room in {width}: leave it out, or "
+                "make more room"
+            )
+        self._leaves = {
+            "tokens": np.stack([np.pad(row, (0, width - len(row))) for row in rows]),
+            "length": np.array(lengths, np.int32),
+        }
+
+    def __len__(self) -> int:
+        return len(self._leaves["length"])
+
+    def __getitem__(self, indices: Int[np.ndarray, "rows"]) -> dict[str, np.ndarray]:
+        return {name: leaf[indices] for name, leaf in self._leaves.items()}

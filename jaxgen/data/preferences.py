@@ -47,6 +47,19 @@ class Preferences:
                 self._leaves[name][row, :stop] = [*prompt.tolist(), *said]
                 self._leaves[f"{name}_mask"][row, len(prompt) - 1 : stop - 1] = True
 
+    @classmethod
+    def short(
+        cls, pairs: Sequence[Preference], chat: Chat, length: int, padding: int = 0
+    ) -> Preferences:
+        """The same of those pairs that have room in a row."""
+
+        def fits(pair: Preference, answer: str) -> bool:
+            said = chat.tokenizer.encode_ordinary([answer])[0]
+            return len(chat.prompt(pair.prompt)) + len(said) <= length
+
+        kept = [pair for pair in pairs if all(fits(pair, a) for a in (pair.chosen, pair.rejected))]
+        return cls(kept, chat, length, padding)
+
     def __len__(self) -> int:
         return len(self._leaves["chosen"])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
 
 from etils import epath
 
@@ -43,6 +44,22 @@ def read_prompts(path: str) -> list[str]:
             raise UserError(f"Line {number} of {name} is empty: a prompt needs a character.")
         prompts.append(prompt)
     return prompts
+
+
+def said(path: str) -> Iterator[str]:
+    """What somebody says, line by line as `read_prompts` has it; from a terminal as it is typed."""
+    if path != "-" or not sys.stdin.isatty():
+        yield from read_prompts(path)
+        return
+    while line := _typed():
+        yield line
+
+
+def _typed() -> str:
+    try:
+        return input("> ")
+    except EOFError:
+        return ""
 
 
 def _of_object(line: str, number: int, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -108,6 +109,16 @@ def transformer_decoder(
         return transformer_decoder(network, context, ahead=ahead, cache_dtype=cache_dtype)
 
     return Decoder(prefill, extend, _reordered, _rewound, context, ahead, reading, ready)
+
+
+def of_part(decoder: Decoder, part: str) -> Decoder:
+    """The same, of parameters of which the network's are one part, such as a policy's."""
+    reading = decoder.reading
+    return dataclasses.replace(
+        decoder,
+        ready=lambda params: decoder.ready(params[part]),
+        reading=None if reading is None else lambda ahead: of_part(reading(ahead), part),
+    )
 
 
 def encoder_decoder_decoder(

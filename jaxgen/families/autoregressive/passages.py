@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Integer, UInt8
 
 from jaxgen.artifacts import Text
 from jaxgen.errors import UserError
@@ -57,14 +57,15 @@ class Vocabulary:
         """Whether the other one's tokens mean the same."""
         return (self.size, self.tokenizer.spellings) == (other.size, other.tokenizer.spellings)
 
-    def as_bytes(self, texts: Sequence[str]) -> UInt8[np.ndarray, "size"]:
-        """Texts as one array, for `rendered` to cut at them."""
-        return np.frombuffer("\0".join(texts).encode(), np.uint8)
+
+def as_bytes(texts: Sequence[str]) -> UInt8[np.ndarray, "size"]:
+    """Texts as one array, for `rendered`."""
+    return np.frombuffer("\0".join(texts).encode(), np.uint8)
 
 
 def prompts(
-    vocabulary: Vocabulary, texts: Sequence[str], context: int | None
-) -> tuple[Int[np.ndarray, "texts width"], Int[np.ndarray, "texts"]]:
+    said: Sequence[Integer[np.ndarray, "_"]], context: int | None
+) -> tuple[Int[np.ndarray, "prompts width"], Int[np.ndarray, "prompts"]]:
     """Rows of tokens, and how many of each row are its prompt.
 
     The width is a power of two, 64 at least, where there is room, so that prompts of similar
@@ -73,7 +74,7 @@ def prompts(
     Raises:
         UserError: for an empty prompt, and for one that fills the context.
     """
-    rows = [np.asarray(vocabulary.tokenizer.encode(text), np.int32) for text in texts]
+    rows = [np.asarray(tokens, np.int32) for tokens in said]
     for number, row in enumerate(rows):
         which = "The prompt" if len(rows) == 1 else f"Prompt {number + 1} of {len(rows)}"
         if not len(row):
@@ -90,17 +91,29 @@ def prompts(
 
 
 def rendered(vocabulary: Vocabulary, drawn: Any) -> Text:
-    """The passages of {"tokens", "begins", "lengths", "stops"}, without what ended them."""
-    stops = [stop for stop in bytes(np.asarray(drawn["stops"])).decode().split("\0") if stop]
+    """The passages of {"tokens", "begins", "lengths", "stops", "shown"}, without what ended them.
+
+    They begin with their prompts, or with what is shown in place of each prompt.
+    """
+    stops, shown = (_texts(drawn[name]) for name in ("stops", "shown"))
     tokenizer, passages, told, sizes = vocabulary.tokenizer, [], [], []
-    rows = (np.asarray(drawn[name]) for name in ("tokens", "begins", "lengths"))
-    for row, begin, end in zip(*rows, strict=True):
+    rows = [np.asarray(drawn[name]) for name in ("tokens", "begins", "lengths")]
+    for number, (row, begin, end) in enumerate(zip(*rows, strict=True)):
         sizes.append(int(end - begin))
         if end > begin and row[end - 1] in vocabulary.ends:
             end -= 1
-        prompt, text = tokenizer.decode(row[:begin]), tokenizer.decode(row[:end])
+        if shown:
+            # Of each prompt there are as many rows.
+            prompt = shown[number * len(shown) // len(rows[0])]
+            text = prompt + tokenizer.decode(row[begin:end])
+        else:
+            prompt, text = tokenizer.decode(row[:begin]), tokenizer.decode(row[:end])
         # The first of the stop strings; the beginning doesn't count.
         places = [place for stop in stops if (place := text.find(stop, len(prompt))) >= 0]
         told.append(prompt)
         passages.append(text[: min(places, default=len(text))])
     return Text(tuple(passages), tuple(told), tuple(sizes))
+
+
+def _texts(joined: Any) -> list[str]:
+    return [text for text in bytes(np.asarray(joined)).decode().split("\0") if text]

@@ -10,17 +10,19 @@ so that the reference is a part that nothing moves.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Context, Loss, Output, Params
+from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, Params
 from jaxgen.families.autoregressive.language_model import LanguageModel
-from jaxgen.families.autoregressive.likelihood import row_nats
+from jaxgen.families.autoregressive.likelihood import Score, row_nats
+from jaxgen.families.autoregressive.passes import whole_batches
 
 # (margins (rows,), beta) -> the loss of each pair (rows,). A margin is how much more likely the
 # chosen answer has become than the rejected one, in nats: log π/π_ref of the one less the other's.
@@ -76,15 +78,8 @@ def preference_loss(
     """
 
     def loss(params: Params, context: Context) -> Output:
-        batch: Any = context.batch
-        tokens = _interleaved(batch["chosen"], batch["rejected"])
-        mask = _interleaved(batch["chosen_mask"], batch["rejected_mask"])
-
-        def log_probability(params: Params) -> Array:
-            return -row_nats(model, params, {"tokens": tokens, "mask": mask}, None, chunk)
-
-        kept = jax.lax.stop_gradient(log_probability(reference(params)))
-        gain = (log_probability(params["policy"]) - kept).reshape(-1, 2)
+        kept = jax.lax.stop_gradient(_told(model, reference(params), context.batch, chunk))
+        gain = _told(model, params["policy"], context.batch, chunk) - kept
         margins = gain[:, 0] - gain[:, 1]
         rewards = beta * gain.mean(0)
         return Output(
@@ -99,6 +94,48 @@ def preference_loss(
         )
 
     return loss
+
+
+def ranked(
+    model: LanguageModel,
+    data: str,
+    rows: int = 32,
+    reference: Callable[[Params], Params] = lambda params: params["reference"],
+    chunk: int | None = None,
+) -> Score:
+    """Scores every pair of `data[data]` once: how many of them are in the right order.
+
+    "ranked", the share whose chosen answer is the likelier one to the policy, and "rewarded", whose
+    has the higher reward: it is likelier to the policy than to the reference by a larger factor.
+
+    rows: pairs in a batch.
+    """
+
+    def told(params: Params, batch: Batch) -> tuple[Array, Array]:
+        likely = _told(model, params["policy"], batch, chunk)
+        return likely, likely - _told(model, reference(params), batch, chunk)
+
+    compiled = jax.jit(told)
+
+    def score(trained: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
+        pairs: Items = datasets[data]
+        right = np.zeros(2)
+        for batch, there in whole_batches(pairs, rows):
+            found = jax.device_get(compiled(trained.params, batch))
+            right += [(each[there, 0] > each[there, 1]).sum() for each in found]
+        return dict(zip(("ranked", "rewarded"), (right / len(pairs)).tolist(), strict=True))
+
+    return score
+
+
+def _told(
+    model: LanguageModel, params: Params, batch: Any, chunk: int | None
+) -> Float[Array, "pairs 2"]:
+    """log p of the chosen and of the rejected answer."""
+    tokens = _interleaved(batch["chosen"], batch["rejected"])
+    mask = _interleaved(batch["chosen_mask"], batch["rejected_mask"])
+    both = {"tokens": tokens, "mask": mask}
+    return -row_nats(model, params, both, None, chunk).reshape(-1, 2)
 
 
 def with_reference(params: Params) -> Params:

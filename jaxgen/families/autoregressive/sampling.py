@@ -25,7 +25,7 @@ from jaxgen.families.autoregressive.logits import (
     top_p,
     typical,
 )
-from jaxgen.families.autoregressive.passages import Vocabulary, prompts, rendered
+from jaxgen.families.autoregressive.passages import Vocabulary, as_bytes, prompts, rendered
 from jaxgen.families.autoregressive.policies import (
     Policy,
     combined,
@@ -34,25 +34,7 @@ from jaxgen.families.autoregressive.policies import (
     repetition,
 )
 from jaxgen.families.autoregressive.speculation import check_room, speculate
-
-
-@dataclass(frozen=True)
-class GenerateRequest:
-    """What to write."""
-
-    prompt: str = "\n"  # the text to go on from
-    tokens: int = 500  # how many tokens to write, at most
-    temperature: float = 0.8  # below 1 is safer, above 1 bolder; 0 takes the likeliest token
-    top_k: int = 0  # draw from so many likeliest tokens; 0 is all
-    top_p: float = 1.0  # draw from the fewest tokens with this probability together; 1 is all
-    min_p: float = 0.0  # draw from tokens at least this share as likely as the likeliest; 0 is all
-    typical: float = 1.0  # draw from the most typical tokens with this probability; 1 is all
-    repetition: float = 1.0  # divides the logits of tokens that the text has already; 1 is off
-    frequency: float = 0.0  # lowers a token's logit each time it is written
-    presence: float = 0.0  # lowers it once
-    stop: tuple[str, ...] = ()  # end where one of these would be written
-    count: int = 1  # how many passages
-    seed: int = 0  # another seed writes other passages
+from jaxgen.families.autoregressive.text_requests import GenerateRequest, Reading, check
 
 
 @dataclass(frozen=True)
@@ -73,6 +55,7 @@ def text_sampler(
     *,
     ends: Sequence[int] | None = None,
     guide: Policy | None = None,
+    reading: Reading | None = None,
 ) -> Sampler:
     """Continues a prompt, drawing each token by what the request asks for.
 
@@ -82,23 +65,26 @@ def text_sampler(
 
     ends: tokens with which a passage is complete, which aren't shown; None: the tokenizer's.
     guide: rules out more.
+    reading: what a request asks to go on from; None: the text of a `GenerateRequest`.
 
     Raises:
         UserError: by `prepare`, for a request out of range, an empty prompt or one that leaves no
             room in the context, a stop string that can't be written.
     """
     ends = tokenizer.ends if ends is None else ends
+    read = reading or Reading(GenerateRequest, lambda request: tokenizer.encode(request.prompt))
     model = TextModel(decoder, Vocabulary(tokenizer, tuple(ends)))
     vocabulary = model.vocabulary
 
-    def prepare_many(requests: Sequence[GenerateRequest]) -> tuple[tuple[int, int, bool], Any]:
+    def prepare_many(requests: Sequence[Any]) -> tuple[tuple[int, int, bool], Any]:
         request = requests[0]
-        _check(request)
-        tokens, lengths = prompts(vocabulary, [each.prompt for each in requests], decoder.context)
+        check(request)
+        tokens, lengths = prompts(list(map(read.tokens, requests)), decoder.context)
         arrays = {
             "prompt": tokens,
             "length": lengths,
-            "stops": vocabulary.as_bytes(request.stop),
+            "stops": as_bytes(request.stop),
+            "shown": as_bytes(list(map(read.shown, requests)) if read.shown else ()),
             "guides": _guides(vocabulary, request.stop),
             **{
                 name: np.float32(getattr(request, name))
@@ -169,7 +155,7 @@ def text_sampler(
                 return
 
     sampler = Sampler(
-        GenerateRequest,
+        read.request,
         lambda request: prepare_many([request]),
         sample,
         lambda arrays: rendered(vocabulary, arrays),
@@ -211,7 +197,7 @@ def _drafted(
         )
         return _joined(arrays, count, made.tokens, made.lengths)
 
-    def prepare_many(requests: Sequence[GenerateRequest]) -> tuple[Any, Any]:
+    def prepare_many(requests: Sequence[Any]) -> tuple[Any, Any]:
         assert sampler.prepare_many is not None
         static, arrays = sampler.prepare_many(requests)
         needed = int(arrays["length"].max()) + requests[0].tokens + AHEAD
@@ -254,19 +240,5 @@ def _joined(arrays: Any, count: int, new: Array, made: Array) -> dict[str, Array
         "begins": begins,
         "lengths": lengths,
         "stops": arrays["stops"],
+        "shown": arrays["shown"],
     }
-
-
-def _check(request: GenerateRequest) -> None:
-    for name, good, cure in (
-        ("temperature", request.temperature >= 0, "at least 0"),
-        ("top_k", request.top_k >= 0, "at least 0"),
-        ("top_p", 0 < request.top_p <= 1, "above 0 and at most 1"),
-        ("min_p", 0 <= request.min_p <= 1, "between 0 and 1"),
-        ("typical", 0 < request.typical <= 1, "above 0 and at most 1"),
-        ("repetition", request.repetition > 0, "above 0"),
-        ("tokens", request.tokens >= 1, "at least 1"),
-        ("count", request.count >= 1, "at least 1"),
-    ):
-        if not good:
-            raise UserError(f"{name} must be {cure}, not {getattr(request, name)}.")
