@@ -6,9 +6,7 @@ packages held out; the data set `pydoc` prepares itself. Documentation and comme
 the source, of which the model reads the beginning.
 
 Command: jaxgen train experiments/pydoc_summary.py [--setting gpu]
-
 Hardware and time: 2 CPU cores, see RESULTS.md; `gpu` not measured yet.
-
 Expected, in RESULTS.md: `test/rouge_l`, F-measure with stems, beside that of the function's name.
 """
 
@@ -27,6 +25,7 @@ from jaxgen.data.subword_training import train_byte_pairs
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.evaluation.summary import rouge
 from jaxgen.experiment import Best, Evaluation, Experiment, Model, Preview, Update
+from jaxgen.families.autoregressive.encoder_decoder import tower_matrices
 from jaxgen.families.autoregressive.encoder_decoder_architectures import t5
 from jaxgen.families.autoregressive.language_model import sourced_language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
@@ -36,7 +35,7 @@ from jaxgen.families.autoregressive.transduction import (
     answers_scored,
     transduction_sampler,
 )
-from jaxgen.training.optimizers import adamw, warmup_cosine
+from jaxgen.training.optimizers import muon, warmup_cosine
 
 EXAMPLE = "def f(path):\n    with open(path) as file:\n        return file.read().splitlines()"
 
@@ -53,9 +52,9 @@ class Config:
     summary_room: int = 48  # tokens of a summary, and of a row's
     batch: int = 16  # rows in a step
     steps: int = 3000  # training steps
-    rate: float = 2e-3  # AdamW's peak learning rate
+    rate: float = 3e-3  # AdamW's peak learning rate
+    muon_rate: float = 0.02  # Muon's
     dropout: float = 0.0  # on embeddings, in blocks and on what each adds
-    smoothing: float = 0.1  # of the targets
     beams: int = 4  # of the test
     functions: int = 0  # so many of each part; 0 is all
     bfloat16: bool = False  # compute in it, for GPUs; parameters stay float32
@@ -118,9 +117,10 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         names = [words_of(function.own_name) for function in data["functions"]]
         return rouge([function.summary for function in data["functions"]], names, stem=True)
 
-    rate = warmup_cosine(config.rate, config.steps, config.steps // 10)
-    optimizer = adamw(rate, b2=0.98, weight_decay=0.05, clip=1.0)
-    loss = next_token_loss(sourced_language_model(network), label_smoothing=config.smoothing)
+    rates = (config.rate, config.muon_rate)
+    slow, fast = (warmup_cosine(peak, config.steps, config.steps // 10) for peak in rates)
+    optimizer = muon(fast, tower_matrices, adam_learning_rate=slow, b2=0.98, clip=1.0)
+    loss = next_token_loss(sourced_language_model(network), label_smoothing=0.1)
     encode = lambda text: parallel.source(bare(text))
     sampler = transduction_sampler(transducer, encode, parallel.text, EXAMPLE)
     return Experiment(

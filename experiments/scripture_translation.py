@@ -6,7 +6,6 @@ both in the public domain; `jaxgen datasets` says how to get them. Whole books a
 no verse's neighbours are seen; verses longer than the room are left out, of the test too.
 
 Command: jaxgen train experiments/scripture_translation.py [--setting gpu]
-
 Hardware and time: 2 CPU cores, see RESULTS.md; `gpu` not measured yet.
 
 Expected, in RESULTS.md: `test/bleu` and `test/chrf` by sacrebleu, whose signatures are
@@ -28,6 +27,7 @@ from jaxgen.data.subword_training import train_byte_pairs
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.evaluation.translation import translation_scores
 from jaxgen.experiment import Best, Evaluation, Experiment, Model, Preview, Update
+from jaxgen.families.autoregressive.encoder_decoder import tower_matrices
 from jaxgen.families.autoregressive.encoder_decoder_architectures import t5
 from jaxgen.families.autoregressive.language_model import sourced_language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
@@ -37,7 +37,7 @@ from jaxgen.families.autoregressive.transduction import (
     answers_scored,
     transduction_sampler,
 )
-from jaxgen.training.optimizers import adamw, warmup_cosine
+from jaxgen.training.optimizers import muon, warmup_cosine
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,9 @@ class Config:
     room: int = 128  # tokens of a verse, and of a row in training
     batch: int = 16  # rows in a step
     steps: int = 1600  # training steps
-    rate: float = 2e-3  # AdamW's peak learning rate
-    weight_decay: float = 0.05  # of matrices and embeddings
+    rate: float = 3e-3  # AdamW's peak learning rate
+    muon_rate: float = 0.02  # Muon's
     dropout: float = 0.0  # on embeddings, in blocks and on what each adds
-    smoothing: float = 0.1  # of the targets
     beams: int = 4  # of the test
     verses: int = 0  # so many of each part; 0 is all
     bfloat16: bool = False  # compute in it, for GPUs; parameters stay float32
@@ -117,10 +116,11 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         english, spanish = zip(*data["test_pairs"], strict=True)
         return translation_scores([[one] for one in spanish], english)
 
-    rate = warmup_cosine(config.rate, config.steps, min(400, config.steps // 10))
-    optimizer = adamw(rate, b2=0.98, weight_decay=config.weight_decay, clip=1.0)
+    rates = (config.rate, config.muon_rate)
+    slow, fast = (warmup_cosine(peak, config.steps, config.steps // 10) for peak in rates)
+    optimizer = muon(fast, tower_matrices, adam_learning_rate=slow, b2=0.98, clip=1.0)
     model = sourced_language_model(network)
-    loss = next_token_loss(model, chunk=64, label_smoothing=config.smoothing)
+    loss = next_token_loss(model, chunk=64, label_smoothing=0.1)
     example = "The angel of the Lord spoke to me."
     sampler = transduction_sampler(transducer, tokenizer.encode, parallel.text, example)
     return Experiment(

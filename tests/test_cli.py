@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from jaxgen.cli import main
+from jaxgen.data.conversations import read_conversations
 
 TOY = str(Path(__file__).parent / "training" / "toy.py")
 
@@ -190,6 +191,32 @@ def test_bad_files_of_prompts(written, capsys, tmp_path, content, name, said):
     if content is not None:
         file.write_bytes(content)
     assert said.format(file) in refused(capsys, "sample", written, "--prompts", str(file))
+
+
+def test_a_conversation_goes_on_from_what_was_said(tmp_path, capsys):
+    run, turns = str(tmp_path / "run"), tmp_path / "turns.txt"
+    main(["train", str(Path(__file__).parent / "training" / "letters.py"), "--chat", "--run", run])
+    turns.write_text("ab\ncd\n")
+    flags = ["--turns", str(turns), "--temperature", "0", "--tokens", "3"]
+    capsys.readouterr()
+    main(["sample", run, *flags, "--output", str(tmp_path / "chat")])
+    shown = capsys.readouterr().out.splitlines()
+    (told,) = read_conversations(tmp_path / "chat.jsonl")
+    assert [message.role for message in told] == ["user", "assistant"] * 2
+    said = [message.content for message in told]
+    assert said[::2] == ["ab", "cd"] and shown[:4] == ["> ab", said[1], "> cd", said[3]]
+    # The second answer is the one to the whole conversation.
+    main(["sample", run, "--prompt", "cd", "--before", "ab", said[1], *flags[2:]])
+    assert capsys.readouterr().out.splitlines()[:2] == ["cd", said[3]]
+    # A turn that has no room leaves what was said before it.
+    turns.write_text("ab\n" + "abcdefg" * 3 + "\n")
+    assert "context is 16" in refused(
+        capsys, "sample", run, *flags, "--output", str(tmp_path / "b")
+    )
+    assert len(next(iter(read_conversations(tmp_path / "b.jsonl")))) == 2
+    assert "leave it" in refused(capsys, "sample", run, *flags, "--count", "2")
+    assert "1 messages" in refused(capsys, "sample", run, "--before", "ab")
+    assert "prompt is empty" in refused(capsys, "sample", run, "--prompt", "")
 
 
 def test_bad_requests_for_text(written, run, capsys):

@@ -9,6 +9,7 @@ from jaxgen.data.text import Windows
 from jaxgen.data.tokenizers import CharacterTokenizer
 from jaxgen.experiment import Experiment, Update
 from jaxgen.families.autoregressive.architectures import gpt2
+from jaxgen.families.autoregressive.chat import chat_sampler
 from jaxgen.families.autoregressive.decoder import transformer_decoder
 from jaxgen.families.autoregressive.language_model import language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
@@ -21,6 +22,7 @@ class Config:
     """The numbers."""
 
     steps: int = 2  # training steps
+    chat: bool = False  # answer instead, each answer ended by an h
     seed: int = 0  # of everything
 
 
@@ -31,6 +33,9 @@ def build(config: Config) -> Experiment:
     """Eight letters in a ring."""
     tokenizer = CharacterTokenizer("abcdefgh")
     network = gpt2(8, 16, 1, 2, 16)
+    decoder = transformer_decoder(network, 16)
+    asked = lambda messages: tokenizer.encode("".join(text for _, text in messages))
+    chat = chat_sampler(decoder, tokenizer, asked, end=7)
     tokens = np.tile(np.arange(8), 20)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
@@ -39,5 +44,5 @@ def build(config: Config) -> Experiment:
         steps=config.steps,
         seed=config.seed,
         network=network,
-        samplers={"generate": text_sampler(transformer_decoder(network, 16), tokenizer)},
+        samplers={"sample": chat if config.chat else text_sampler(decoder, tokenizer)},
     )

@@ -9,8 +9,9 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
+from optax.contrib import MuonDimensionNumbers
 
-from jaxgen.families.autoregressive.transformer import Cache, Scales
+from jaxgen.families.autoregressive.transformer import Cache, Scales, muon_matrices
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
@@ -21,6 +22,11 @@ Source = Int[Array, "batch sources"]
 Tokens = Int[Array, "batch time"]
 Hidden = Float[Array, "batch time width"]
 Memory = Float[Array, "batch sources width"]
+
+
+def tower_matrices(path: tuple[str, ...]) -> MuonDimensionNumbers | None:
+    """Which axes of a parameter are a matrix for Muon: in both stacks, those of `muon_matrices`."""
+    return muon_matrices(path[1:]) if path[0] in ("encoder", "decoder") else None
 
 
 class Tower(nn.Module):

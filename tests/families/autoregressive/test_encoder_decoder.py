@@ -12,6 +12,7 @@ from small_transformers import parameters
 from jaxgen.experiment import Context
 from jaxgen.families.autoregressive.decoder import encoder_decoder_decoder
 from jaxgen.families.autoregressive.decoding import generate, sampled
+from jaxgen.families.autoregressive.encoder_decoder import tower_matrices
 from jaxgen.families.autoregressive.encoder_decoder_architectures import t5, transformer_2017
 from jaxgen.families.autoregressive.language_model import sourced_language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
@@ -122,3 +123,23 @@ def test_the_loss_is_of_targets_given_their_sources():
     expected = jnp.take_along_axis(nats, TARGET[:, 1:, None], axis=-1).mean()
     np.testing.assert_allclose(output.value, expected, rtol=1e-5)
     assert output.weight == TARGET[:, 1:].size
+
+
+def test_muon_takes_both_towers_kernels_and_nothing_else():
+    params, _ = made("t5_1.1")
+    taken = set()
+    for path, leaf in jax.tree.leaves_with_path(params):
+        names = tuple(key.key for key in path)
+        if (found := tower_matrices(names)) is None:
+            continue
+        taken.add(names)
+        axes = (found.reduction_axis, found.output_axis)
+        inputs, outputs = (np.prod(np.take(leaf.shape, axis)) for axis in axes)
+        assert leaf.size == leaf.shape[0] * inputs * outputs  # a matrix a layer
+        assert (inputs == 32) or names[-2] in ("out", "down"), names
+    kernels = [path for path, _ in jax.tree.leaves_with_path(params) if path[-1].key == "kernel"]
+    # All but the head's, which is no part of a tower.
+    assert len(taken) == len(kernels) - 1 and {names[0] for names in taken} == {
+        "encoder",
+        "decoder",
+    }

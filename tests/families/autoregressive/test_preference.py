@@ -9,12 +9,13 @@ import pytest
 from small_models import WORDS, Bigrams, initial
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Context, Update
+from jaxgen.experiment import Context, Model, Update
 from jaxgen.families.autoregressive.language_model import LanguageModel, language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
 from jaxgen.families.autoregressive.preference import (
     logistic,
     preference_loss,
+    ranked,
     smoothed_logistic,
     squared,
     with_reference,
@@ -192,3 +193,31 @@ def test_a_policy_with_adapters_is_its_own_reference():
         if is_adapter(tuple(key.key for key in path)) and np.abs(leaf).max() > 0
     }
     assert moved == {"lora_a", "lora_b"}
+
+
+def test_pairs_are_ranked_by_their_answers_alone():
+    params = {part: initial(NETWORK, seed) for seed, part in enumerate(("policy", "reference"))}
+    batch = pairs()
+
+    class Pairs:
+        __len__ = lambda self: 6
+        __getitem__ = lambda self, rows: {name: leaf[rows] for name, leaf in batch.items()}
+
+    model = Model(params, {})
+    found = ranked(MODEL, "pairs", rows=4)(model, {"pairs": Pairs()}, jax.random.key(0))
+
+    def log_probability(name, part, row):
+        tokens, mask = batch[name][row], batch[f"{name}_mask"][row]
+        logits = jnp.tanh(params[part]["table"]) @ params[part]["head"]
+        table = np.asarray(jax.nn.log_softmax(logits))
+        return table[tokens[:-1], tokens[1:]][mask].sum()
+
+    likely, reward = [], []
+    for row in range(6):
+        policy, reference = (
+            log_probability("chosen", part, row) - log_probability("rejected", part, row)
+            for part in ("policy", "reference")
+        )
+        likely.append(policy > 0)
+        reward.append(policy > reference)
+    assert found == {"ranked": np.mean(likely), "rewarded": np.mean(reward)}
