@@ -1,66 +1,15 @@
-"""What a sampler makes, one class a modality: each knows how to save and how to show itself.
-
-Music, sound and video join by adding a class with the same three members.
-"""
+"""Pictures as an artifact: a grid, and a grid in motion."""
 
 from __future__ import annotations
 
 import io
-import json
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 from etils import epath
 from jaxtyping import Shaped
 from PIL import Image
-
-
-@runtime_checkable
-class Artifact(Protocol):
-    """Something a person can look at, read or play."""
-
-    def save(self, stem: epath.PathLike) -> list[epath.Path]:
-        """Writes files whose names begin with `stem`; returns their paths, the main one first."""
-        ...
-
-    def show(self) -> str:
-        """A few plain lines for a terminal."""
-        ...
-
-
-@dataclass(frozen=True)
-class Text:
-    """Passages of text.
-
-    prompts: what each of them begins with, where they were continued.
-    sizes: how many tokens each was continued by.
-    """
-
-    passages: tuple[str, ...]
-    prompts: tuple[str, ...] = ()
-    sizes: tuple[int, ...] = ()
-
-    def save(self, stem: epath.PathLike) -> list[epath.Path]:
-        """One `.txt`, the passages divided by a rule."""
-        path = epath.Path(f"{stem}.txt")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(("\n" + "-" * 80 + "\n").join(self.passages) + "\n")
-        return [path]
-
-    def show(self) -> str:
-        """The passages themselves."""
-        return ("\n" + "-" * 80 + "\n").join(self.passages)
-
-    def lines(self) -> list[str]:
-        """A JSON object for each passage: its "prompt", the "text" after that, its "tokens"."""
-        every = zip(self.prompts, self.passages, self.sizes, strict=True)
-        return [
-            json.dumps(
-                {"prompt": prompt, "text": text[len(prompt) :], "tokens": size}, ensure_ascii=False
-            )
-            for prompt, text, size in every
-        ]
 
 
 @dataclass(frozen=True)
