@@ -61,6 +61,31 @@ def write_verses(directory):
         (manual / f"{name}.imp").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def write_chorales(directory):
+    """Made-up pieces in the layout of JSB-Chorales-dataset: 12, 3 and 3, with a rest each."""
+    manual = directory / "downloads" / "manual" / "chorales"
+    manual.mkdir(parents=True)
+    scale, chords = [0, 2, 4, 5, 7, 9, 11], [0, 3, 4, 0, 5, 1, 4, 0]
+    voices, quarters = {}, {}
+    for split, count in (("train", 12), ("valid", 3), ("test", 3)):
+        voices[split], quarters[split] = [], []
+        for number in range(count):
+            beats = 8 + 2 * (number % 3)
+            piece = []
+            for step in range(4 * beats):
+                root = chords[(step // 4 + number) % 8]
+                if step % 4 == 3 and step // 4 % 2:  # a passing note before every second beat
+                    root = (root + 1) % 7
+                degrees = [root + 4, root + 2, root, root]
+                octaves = [72, 60, 55, 43]
+                piece.append([o + scale[d % 7] % 12 for o, d in zip(octaves, degrees, strict=True)])
+            piece[-1][2] = -1
+            voices[split].append(piece)
+            quarters[split].append([[p + 12 for p in step if p >= 0] for step in piece[::4]])
+    (manual / "Jsb16thSeparated.json").write_text(json.dumps(voices))
+    (manual / "jsb-chorales-quarter.json").write_text(json.dumps(quarters))
+
+
 def write_functions(directory):
     """The data set `pydoc` of a made-up package and of three modules of Python's own."""
     things = ["file", "line", "name", "number", "picture", "row", "table", "word"]

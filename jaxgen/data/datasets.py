@@ -61,6 +61,8 @@ _KNOWN = {
     "cmudict": ("133,784 English pronunciations, for letters to phonemes", 133_784, 8_528_164),
     "scripture": ("verses of the Bible in English and Spanish, to translate", 31_050, 10_876_455),
     "pydoc": ("Python functions of what is installed, with their documentation", None, None),
+    "chorales": ("382 chorales by Bach in four voices, on two grids", 764, 515_373),
+    "music21_chorales": ("chorales by Bach, as the package music21 brings them", None, None),
 }
 
 
@@ -120,7 +122,8 @@ def _how_to_get(name: str) -> str:
     if own is None:
         return f"jaxgen datasets prepare {name}"
     if own.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
-        return f"nothing to do: {_EMBEDDED}"
+        package = getattr(own, "PACKAGE", None)
+        return f"{f'pip install {package}' if package else 'nothing to do'}: {_EMBEDDED}"
     return f"{own.MANUAL_DOWNLOAD_INSTRUCTIONS} of TFDS_DATA_DIR; then {_EMBEDDED}"
 
 

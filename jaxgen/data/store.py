@@ -25,6 +25,7 @@ from pathlib import Path
 import tensorflow_datasets as tfds
 from etils import epath
 
+from jaxgen.data.builders.chorales import Chorales, Music21Chorales
 from jaxgen.data.builders.cmudict import Cmudict
 from jaxgen.data.builders.digits import Digits
 from jaxgen.data.builders.pydoc import Pydoc
@@ -33,7 +34,9 @@ from jaxgen.data.builders.speeches import Speeches
 from jaxgen.errors import UserError
 
 Builder = type[tfds.core.GeneratorBasedBuilder]
-OWN: tuple[Builder, ...] = (Digits, Speeches, Cmudict, Scripture, Pydoc)
+OWN: tuple[Builder, ...] = (
+    Digits, Speeches, Cmudict, Scripture, Pydoc, Chorales, Music21Chorales,
+)  # fmt: skip
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
 
@@ -105,7 +108,7 @@ def prepare_own(builder: Builder, data_dir: epath.PathLike | None = None) -> epa
     Several processes may do so at once: each prepares its own copy, and the first one renames
     it into place. UserError where it can be written nowhere, or its files haven't been fetched.
     """
-    manual = _fetched_by_hand(builder, data_dir)
+    manual = _needed_by_hand(builder, data_dir)
     reasons = []
     for directory in directories(data_dir):
         if "://" in os.fspath(directory):
@@ -188,18 +191,23 @@ def prepare_tfds(name: str, data_dir: epath.PathLike | None = None) -> epath.Pat
     return epath.Path(builder.data_dir)
 
 
-def _fetched_by_hand(builder: Builder, data_dir: epath.PathLike | None) -> epath.Path | None:
-    """The folder downloads/manual with a builder's files; None where it needs none."""
+def fetched_by_hand(builder: Builder, data_dir: epath.PathLike | None = None) -> epath.Path | None:
+    """The folder downloads/manual that has files for a builder; None where there are none."""
+    folders = [directory / "downloads" / "manual" for directory in directories(data_dir)]
+    return next((folder for folder in folders if (folder / builder.name).is_dir()), None)
+
+
+def _needed_by_hand(builder: Builder, data_dir: epath.PathLike | None) -> epath.Path | None:
+    """The same, where a builder needs files: UserError where there are none."""
     if builder.MANUAL_DOWNLOAD_INSTRUCTIONS is None:
         return None
-    for directory in directories(data_dir):
-        manual = directory / "downloads" / "manual"
-        if (manual / builder.name).is_dir():
-            return manual
-    raise UserError(
-        f"the data set {builder.name} is made of files that you fetch once: "
-        f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} of {directories(data_dir)[0]}"
-    )
+    manual = fetched_by_hand(builder, data_dir)
+    if manual is None:
+        raise UserError(
+            f"the data set {builder.name} is made of files that you fetch once: "
+            f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} of {directories(data_dir)[0]}"
+        )
+    return manual
 
 
 def _write_protected(directory: Path) -> bool:
