@@ -1,0 +1,35 @@
+"""A vector for each place of a period: of a bar, of a step's voices, of a row of pixels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from jaxgen.nn.embedding import looked_up
+
+
+class PeriodicEmbedding(nn.Module):
+    """A learned vector for a position's remainder, so that any position has one.
+
+    It tells where in the beat, or which voice, a token stands; beside rotary positions, which tell
+    distances. (As DeepBach's metadata tell the sixteenth, Hadjeres et al. 2017, section 2.1.)
+    """
+
+    period: int
+    width: int
+    initializer: Any = nn.initializers.normal(0.02)
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, positions: Int[Array, "rows time"]) -> Float[Array, "rows time width"]:
+        """The positions' vectors."""
+        table: Any = self.param(
+            "embedding",
+            nn.with_logical_partitioning(self.initializer, (None, "embed")),
+            (self.period, self.width),
+            jnp.float32,
+        )
+        return looked_up(table.astype(self.dtype), positions % self.period)
