@@ -48,10 +48,10 @@ class Config:
     layers: int = 3  # of the encoder, and as many of the decoder
     heads: int = 6  # of 32 numbers each
     width: int = 192  # of the residual streams
-    room: int = 160  # tokens of a source that are read, and of a row in training
-    summary_room: int = 48  # tokens of a summary, and of a row's
-    batch: int = 16  # rows in a step
-    steps: int = 3000  # training steps
+    room: int = 96  # tokens of a source that are read, and of a row in training
+    summary_room: int = 40  # tokens of a summary, and of a row's
+    batch: int = 32  # rows in a step
+    steps: int = 2000  # training steps
     rate: float = 3e-3  # AdamW's peak learning rate
     muon_rate: float = 0.02  # Muon's
     dropout: float = 0.0  # on embeddings, in blocks and on what each adds

@@ -11,6 +11,7 @@ from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Params
+from jaxgen.families.autoregressive.attentive_recurrent import AttentiveRecurrent
 from jaxgen.families.autoregressive.decoder import Decoder
 
 Tokens = Int[Array, "batch time"]
@@ -100,3 +101,60 @@ def recurrent_decoder(network: Any, *, ahead: int = 1) -> Decoder:
         ahead=ahead,
         reading=lambda ahead: recurrent_decoder(network, ahead=ahead),
     )
+
+
+@flax.struct.dataclass
+class Looking:
+    """The carry of a recurrent network with attention: its own, and what it looks at."""
+
+    carry: Any
+    memory: Any
+
+
+def attentive_decoder(
+    network: AttentiveRecurrent,
+    context: int,
+    source: Int[Array, "batch sources"],
+    source_segments: Int[Array, "batch sources"] | None = None,
+) -> Decoder:
+    """Decodes answers to one batch of sources, which `prefill` reads; nothing is taken back.
+
+    context: is no bound to it.
+    source_segments: 0 where a source is padding.
+    """
+
+    def scored(params: Params, hidden: Array) -> Array:
+        logits: Any = network.apply({"params": params}, hidden, method="scores")
+        return logits
+
+    def follow(params: Params, seen: Looking, tokens: Tokens, reads: Any) -> tuple[Looking, Array]:
+        found: Any = network.apply(
+            {"params": params}, seen.carry, seen.memory, tokens, reads, method="follow"
+        )
+        after, hidden = found
+        return Looking(after, seen.memory), hidden
+
+    def prefill(
+        params: Params, tokens: Tokens, lengths: Int[Array, "batch"]
+    ) -> tuple[Looking, Float[Array, "batch vocabulary"]]:
+        begun: Any = network.apply({"params": params}, source, source_segments, method="begin")
+        each = tokens.shape[0] // source.shape[0]
+        seen = jax.tree.map(lambda leaf: jnp.repeat(leaf, each, axis=0), Looking(*begun))
+        reads = jnp.arange(tokens.shape[1])[None, :] < lengths[:, None]
+        seen, hidden = follow(params, seen, tokens, reads)
+        last = jnp.take_along_axis(hidden, lengths[:, None, None] - 1, axis=1)
+        return seen, scored(params, last)[:, 0]
+
+    def extend(
+        params: Params, seen: Looking, tokens: Tokens
+    ) -> tuple[Looking, Float[Array, "batch time vocabulary"]]:
+        seen, hidden = follow(params, seen, tokens, None)
+        return seen, scored(params, hidden)
+
+    def reorder(carry: Looking, beams: Int[Array, "rows"]) -> Looking:
+        return jax.tree.map(lambda leaf: jnp.take(leaf, beams, axis=0), carry)
+
+    def rewind(carry: Looking, held: Int[Array, "batch"]) -> Looking:
+        raise UserError("A recurrent network with attention can't take tokens back.")
+
+    return Decoder(prefill, extend, reorder, rewind)

@@ -16,8 +16,7 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Items, Key, Model, Params, Sampler
 from jaxgen.families.autoregressive.automata import until_token
 from jaxgen.families.autoregressive.beams import Hypotheses, beam_search, power_penalty
-from jaxgen.families.autoregressive.decoder import encoder_decoder_decoder
-from jaxgen.families.autoregressive.encoder_decoder import EncoderDecoder
+from jaxgen.families.autoregressive.decoder import Decoder, encoder_decoder_decoder
 from jaxgen.families.autoregressive.passes import whole_batches
 from jaxgen.families.autoregressive.policies import Policy, combined, guided
 
@@ -31,16 +30,16 @@ class Transducer:
     begin, end: the tokens around a target.
     source_length, length: room for a source, and for its answer with `end`.
     policy: rules tokens out besides, or None.
-    cache_dtype: as `CacheRoom` has it.
+    decoder: `(network, room for begin, answer and end, source, segments) -> Decoder`.
     """
 
-    network: EncoderDecoder
+    network: Any
     begin: int
     end: int
     source_length: int
     length: int
     policy: Policy | None = None
-    cache_dtype: Any = None
+    decoder: Callable[[Any, int, Source, Source], Decoder] = encoder_decoder_decoder
 
     def search(
         self,
@@ -52,9 +51,7 @@ class Transducer:
     ) -> Hypotheses:
         """The best answers to each source; one beam is greedy. See `beam_search`."""
         rows = source.shape[0]
-        decoder = encoder_decoder_decoder(
-            self.network, self.length + 1, source, segments, cache_dtype=self.cache_dtype
-        )
+        decoder = self.decoder(self.network, self.length + 1, source, segments)
         ended = guided(until_token(self.network.vocabulary, [self.end]))
         return beam_search(
             decoder,
