@@ -106,7 +106,6 @@ class CausalConvolution(nn.Module):
             place = reads.sum(1, keepdims=True) + jnp.arange(size)[None]
             window = jnp.take_along_axis(seen, place[..., None], axis=1)
             texts = None if texts is None else jnp.take_along_axis(texts, place, axis=1)
-        if texts is None:
+        if texts is None or last_text is None:
             return window
-        same = jnp.equal(texts, last_text)
-        return jnp.where(same[..., None], window, 0)
+        return jnp.where(jnp.equal(texts, last_text)[..., None], window, 0)
