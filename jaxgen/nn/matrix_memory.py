@@ -56,29 +56,31 @@ def matrix_memory(
             form, *(x.astype(dtype) for x in parts), preferred_element_type=jnp.float32
         )
 
-    # b batch, c chunk, i the step that reads, j the step that is read, g group, m member,
-    # v value, k key.
-    v, k, q = chunks(values), chunks(keys), chunks(queries)
-    coarse, fine = _split_sums(jnp.maximum(chunks(log_decay), LEAST))
+    # b batch, c chunk, g group, m member, i the step that reads, j the step that is read, v value,
+    # k key. Heads go before steps, so that no product has to turn the largest arrays around.
+    v = jnp.moveaxis(chunks(values), 2, 4)
+    k, q = (jnp.moveaxis(chunks(x), 2, 3) for x in (keys, queries))
+    log_decay = jnp.moveaxis(chunks(jnp.maximum(log_decay, LEAST)), 2, 4)
+    coarse, fine = _split_sums(log_decay)
     between = _differences(coarse) + _differences(fine)
-    earlier = jnp.tril(jnp.ones((size, size), bool))[:, :, None, None]
+    earlier = jnp.tril(jnp.ones((size, size), bool))[None, None, None, None]
     decays = jnp.exp(jnp.where(earlier, between, -jnp.inf))
-    scores = product("bcigk,bcjgk->bcijg", q, k)[..., None] * decays
-    within = product("bcijgm,bcjgmv->bcigmv", scores, v)
+    scores = product("bcgik,bcgjk->bcgij", q, k)[:, :, :, None] * decays
+    within = product("bcgmij,bcgmjv->bcgmiv", scores, v)
 
-    until_end = jnp.exp((coarse[:, :, -1:] - coarse) + (fine[:, :, -1:] - fine))
-    additions = product("bcjgmv,bcjgk->bcgmvk", v * until_end[..., None], k)
+    until_end = jnp.exp((coarse[..., -1:] - coarse) + (fine[..., -1:] - fine))
+    additions = product("bcgmjv,bcgjk->bcgmvk", v * until_end[..., None], k)
     since_start = jnp.exp(coarse + fine)
 
     def next_chunk(memory: Array, chunk: tuple[Array, Array]) -> tuple[Array, Array]:
         decay, addition = chunk
         return decay[..., None, None] * memory + addition, memory
 
-    steps = (jnp.moveaxis(since_start[:, :, -1], 1, 0), jnp.moveaxis(additions, 1, 0))
+    steps = (jnp.moveaxis(since_start[..., -1], 1, 0), jnp.moveaxis(additions, 1, 0))
     memory, before = jax.lax.scan(next_chunk, memory, steps)
-    from_before = product("bcigk,cbgmvk->bcigmv", q, before) * since_start[..., None]
-    y = (within + from_before).reshape(batch, count * size, *values.shape[2:])
-    return y[:, :time], memory
+    from_before = product("bcgik,cbgmvk->bcgmiv", q, before) * since_start[..., None]
+    y = jnp.moveaxis(within + from_before, 4, 2)
+    return y.reshape(batch, count * size, *values.shape[2:])[:, :time], memory
 
 
 def _split_sums(log_decay: Array) -> tuple[Array, Array]:
@@ -88,9 +90,9 @@ def _split_sums(log_decay: Array) -> tuple[Array, Array]:
     sum of multiples of 1/64 is exact, and that of the rest remains small.
     """
     coarse = jax.lax.stop_gradient(jnp.round(log_decay * 64) / 64)
-    return jnp.cumsum(coarse, axis=2), jnp.cumsum(log_decay - coarse, axis=2)
+    return jnp.cumsum(coarse, axis=-1), jnp.cumsum(log_decay - coarse, axis=-1)
 
 
 def _differences(sums: Array) -> Array:
-    """Sums between each two steps, (batch, count, i, j, ...)."""
-    return sums[:, :, :, None] - sums[:, :, None]
+    """Sums between each two steps, (..., i, j)."""
+    return sums[..., :, None] - sums[..., None, :]
