@@ -16,6 +16,7 @@ import pytest
 from etils import epath
 from made_up_data import (
     python_speeches,
+    write_chorales,
     write_dictionary,
     write_functions,
     write_speeches,
@@ -36,6 +37,7 @@ MADE_UP = {
     "cmudict": write_dictionary,
     "scripture": write_verses,
     "pydoc": write_functions,
+    "chorales": write_chorales,
 }
 
 

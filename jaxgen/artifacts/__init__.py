@@ -7,7 +7,7 @@ from jaxgen.artifacts.artifact import Artifact
 from jaxgen.artifacts.images import Images, grid
 from jaxgen.artifacts.midi import read_midi
 from jaxgen.artifacts.music import Music
-from jaxgen.artifacts.pieces import Note, Piece
+from jaxgen.artifacts.pieces import REST, Note, Piece
 from jaxgen.artifacts.text import Text
 
-__all__ = ["Artifact", "Images", "Music", "Note", "Piece", "Text", "grid", "read_midi"]
+__all__ = ["REST", "Artifact", "Images", "Music", "Note", "Piece", "Text", "grid", "read_midi"]

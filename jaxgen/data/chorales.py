@@ -40,6 +40,11 @@ def chorales_voices(data_dir: Directory = None) -> tuple[Voices, Voices, Voices]
     return training, dev, test
 
 
+def chorales_text(data_dir: Directory = None) -> tuple[str, ...]:
+    """All of `chorales_voices` in digits, for a run to know them again."""
+    return tuple(str(piece.tolist()) for part in chorales_voices(data_dir) for piece in part)
+
+
 def _pieces(grid: str, data_dir: Directory) -> list[Voices]:
     name = Chorales.name
     here = store.find(name, data_dir) or store.fetched_by_hand(Chorales, data_dir)

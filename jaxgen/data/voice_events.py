@@ -1,8 +1,8 @@
 """Voices as a row of tokens, one a voice and step, and the rows that a model is trained on.
 
-As in DeepBach (Hadjeres, Pachet & Nielsen 2017, section 2) a token says that a pitch begins or that
-the last one is held; as in BachBot (Liang et al. 2017, section 3.1) all voices of a step stand
-together, the highest first, and then come those of the next step.
+As in DeepBach (Hadjeres, Pachet & Nielsen 2017) a token says that a pitch begins or that the last
+one is held; as in BachBot (Liang et al. 2017) all voices of a step stand together, the highest first,
+and then come those of the next step.
 """
 
 from __future__ import annotations

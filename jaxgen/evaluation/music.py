@@ -6,12 +6,12 @@ Pieces are on a grid of steps, their voices numbered from the highest, 0.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 
-from jaxgen.artifacts import Piece
+from jaxgen.artifacts import REST, Piece
 from jaxgen.errors import UserError
 
 Histogram = Float[np.ndarray, "_"]
@@ -19,14 +19,12 @@ Histogram = Float[np.ndarray, "_"]
 _WIDEST = 12  # semitones; wider leaps count as one more
 
 
-@dataclass(frozen=True)
-class MusicScores:
+class MusicScores(NamedTuple):
     """What `music_scores` finds; all but the last are shares in 0 .. 1.
 
     pitch_classes, intervals: total variation distances of the histograms, 0 being alike; overlaps
         are 1 less that.
-    out_of_range, crossing: as `out_of_range` and `crossing` have them.
-    longest_note: in beats.
+    out_of_range, crossing, longest_note: as the functions of these names have them.
     """
 
     pitch_classes: float
@@ -34,6 +32,32 @@ class MusicScores:
     out_of_range: float
     crossing: float
     longest_note: float
+
+
+class HarmonyScores(NamedTuple):
+    """What `harmony_scores` finds, shares in 0 .. 1.
+
+    kept: steps at which the highest voice is what was given.
+    as_given: the same of the other voices, which weren't: of the composer's own taste.
+    crossing: as `crossing` has it.
+    """
+
+    kept: float
+    as_given: float
+    crossing: float
+
+
+def harmony_scores(
+    made: Sequence[Piece], references: Sequence[Integer[np.ndarray, "_ voices"]]
+) -> HarmonyScores:
+    """What was written below the highest voices of references, beside those.
+
+    Raises:
+        UserError: as `same_pitches`.
+    """
+    voices = max((reference.shape[1] for reference in references), default=1)
+    kept, *others = (same_pitches(made, references, voice) for voice in range(voices))
+    return HarmonyScores(kept, float(np.mean(others)), crossing(made))
 
 
 def music_scores(made: Sequence[Piece], data: Sequence[Piece]) -> MusicScores:
@@ -138,6 +162,30 @@ def longest_note(pieces: Sequence[Piece]) -> float:
         (note.length / piece.steps_per_beat for piece in pieces for note in piece.notes),
         default=0.0,
     )
+
+
+def same_pitches(
+    made: Sequence[Piece], references: Sequence[Integer[np.ndarray, "_ voices"]], voice: int
+) -> float:
+    """The share of the references' steps at which a voice sounds what it does there, rests too.
+
+    references: pitches at each step, any negative being a rest; as many as pieces.
+
+    Raises:
+        UserError: where the counts differ, or there is no step.
+    """
+    same, steps = 0, sum(map(len, references))
+    if len(references) != len(made) or not steps:
+        raise UserError(
+            f"{len(made)} pieces are compared with {len(references)} references of {steps} steps: "
+            "give as many of each, and some steps."
+        )
+    for piece, reference in zip(made, references, strict=True):
+        line = np.full(len(reference), REST)
+        sung = piece.grid(voice + 1)[: len(reference), voice]
+        line[: len(sung)] = sung
+        same += int((line == np.maximum(reference[:, voice], REST)).sum())
+    return same / steps
 
 
 def _shares(counts: Histogram) -> Histogram:

@@ -15,7 +15,7 @@ class PeriodicEmbedding(nn.Module):
     """A learned vector for a position's remainder, so that any position has one.
 
     It tells where in the beat, or which voice, a token stands; beside rotary positions, which tell
-    distances. (As DeepBach's metadata tell the sixteenth, Hadjeres et al. 2017, section 2.1.)
+    distances. (DeepBach is told the sixteenth of the beat in the same way, Hadjeres et al. 2017.)
     """
 
     period: int

@@ -9,12 +9,14 @@ from jaxgen.artifacts import Note, Piece
 from jaxgen.errors import UserError
 from jaxgen.evaluation.music import (
     crossing,
+    harmony_scores,
     longest_note,
     melodic_intervals,
     music_scores,
     out_of_range,
     overlap,
     pitch_classes,
+    same_pitches,
     total_variation,
 )
 
@@ -85,6 +87,20 @@ def test_the_longest_note_is_in_beats():
     assert longest_note([PIECE]) == 1
     assert longest_note([PIECE, dataclasses.replace(PIECE, steps_per_beat=1)]) == 4
     assert longest_note([]) == 0
+
+
+def test_a_voice_is_compared_step_by_step():
+    given = np.array(
+        [[60, 48], [60, 48], [62, 48], [62, 48], [74, -2], [74, 76], [72, 50], [74, 50]]
+    )
+    assert same_pitches([PIECE], [given], 0) == 7 / 8
+    assert same_pitches([PIECE], [given], 1) == 1
+    scores = harmony_scores([PIECE], [given])
+    assert (scores.kept, scores.as_given, scores.crossing) == (7 / 8, 1, 1 / 7)
+    longer = np.concatenate([given, np.full((2, 2), 60)])
+    assert same_pitches([PIECE, PIECE], [given, longer], 0) == 14 / 18
+    with pytest.raises(UserError, match="1 pieces are compared with 0 references"):
+        same_pitches([PIECE], [], 0)
 
 
 def test_all_scores_at_once():
