@@ -77,16 +77,22 @@ class PronunciationTokens:
         sources, targets = [self.word(w) for w in words], [self.pronunciation(w) for w in ways]
         return PackedTransductions(sources, targets, room, room, BEGIN, END)
 
+    def every(self, entries: Sequence[Pronounced], letters: int, phonemes: int) -> Transductions:
+        """Every pronunciation of every word, one to a row."""
+        pairs = [(entry.word, way) for entry in entries for way in entry.pronunciations]
+        return self._rows(pairs, letters, phonemes)
+
     def asked(self, entries: Sequence[Pronounced], letters: int, phonemes: int) -> Transductions:
         """Every word, with its first pronunciation, one to a row."""
-        return Transductions(
-            [self.word(entry.word) for entry in entries],
-            [self.pronunciation(entry.pronunciations[0]) for entry in entries],
-            letters,
-            phonemes,
-            BEGIN,
-            END,
-        )
+        pairs = [(entry.word, entry.pronunciations[0]) for entry in entries]
+        return self._rows(pairs, letters, phonemes)
+
+    def _rows(
+        self, pairs: Sequence[tuple[str, Sequence[str]]], letters: int, phonemes: int
+    ) -> Transductions:
+        words, ways = zip(*pairs, strict=True)
+        sources, targets = [self.word(w) for w in words], [self.pronunciation(w) for w in ways]
+        return Transductions(sources, targets, letters, phonemes, BEGIN, END)
 
     @cached_property
     def _of_letters(self) -> dict[str, int]:

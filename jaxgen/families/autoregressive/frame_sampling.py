@@ -68,7 +68,8 @@ def frame_sampler(
     def sample(model: Model, key: Key, static: tuple[int, int], arrays: Any) -> Any:
         beats, count = static
         begun = jnp.repeat(jnp.asarray(arrays["beginning"])[None], count, axis=0)
-        drawn = drawn_frames(network, model.params, key, begun, beats, arrays["temperature"])
+        temperature = jnp.asarray(arrays["temperature"])
+        drawn = drawn_frames(network, model.params, key, begun, beats, temperature)
         return {"frames": jnp.concatenate([begun, drawn], axis=1), "tempo": arrays["tempo"]}
 
     def render(drawn: Any) -> Music:
