@@ -6,9 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax.core.meta import AxisMetadata
 
 from jaxgen.nn.recurrence import Marks, chosen, forgotten, time_major
-from jaxgen.parallel.sharding import unbox
+from jaxgen.parallel.mesh import MeshShape, make_mesh
+from jaxgen.parallel.sharding import shardings, unbox
 
 ROWS, TIME, FEATURES = 4, 9, 6
 X = jax.random.normal(jax.random.key(0), (ROWS, TIME, FEATURES))
@@ -22,12 +24,18 @@ MARKS = {"no marks": Marks(), "marks": Marks(BEGINS, READS), "begins": Marks(BEG
 
 def noisy(layer, x=X, size=0.3):
     """Parameters with noise: biases that begin at 0 hide mistakes."""
-    params = unbox(jax.jit(layer.init)(jax.random.key(1), x))
-    leaves, tree = jax.tree.flatten(params)
+    boxed = jax.jit(layer.init)(jax.random.key(1), x)
+    shardings(boxed, make_mesh(MeshShape()))  # refuses names that the rules don't know
+    assert all(is_boxed(leaf) for leaf in jax.tree.leaves(boxed, is_leaf=is_boxed))
+    leaves, tree = jax.tree.flatten(unbox(boxed))
     noise = np.random.default_rng(0)
     leaves = [leaf + size * jnp.array(noise.normal(size=leaf.shape), leaf.dtype) for leaf in leaves]
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     return jax.tree.unflatten(tree, leaves)
+
+
+def is_boxed(leaf):
+    return isinstance(leaf, AxisMetadata)
 
 
 def some_carry(layer, rows=ROWS):
