@@ -5,6 +5,7 @@ from pydoc_data.topics import topics
 
 import pytest
 
+from jaxgen.data.builders.names import Names
 from jaxgen.data.builders.pydoc import Pydoc
 
 
@@ -84,6 +85,20 @@ def write_chorales(directory):
             quarters[split].append([[p + 12 for p in step if p >= 0] for step in piece[::4]])
     (manual / "Jsb16thSeparated.json").write_text(json.dumps(voices))
     (manual / "jsb-chorales-quarter.json").write_text(json.dumps(quarters))
+
+
+def write_names(directory):
+    """The data set `names` of 60 made-up ones."""
+    syllables = ["an", "be", "ca", "do", "el"]
+    made = [f"{a}{b}{c}".upper() for a in syllables for b in syllables[:4] for c in syllables[:3]]
+    package = directory / "packages" / "names"
+    package.mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    for file in ("dist.all.last", "dist.female.first", "dist.male.first"):
+        (package / file).write_text("".join(f"{name} 1.0 1.0 1\n" for name in made))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(str(directory / "packages"))
+        Names(data_dir=directory, file_format="array_record").download_and_prepare()
 
 
 def write_functions(directory):

@@ -19,6 +19,7 @@ from made_up_data import (
     write_chorales,
     write_dictionary,
     write_functions,
+    write_names,
     write_speeches,
     write_verses,
 )
@@ -38,6 +39,7 @@ MADE_UP = {
     "scripture": write_verses,
     "pydoc": write_functions,
     "chorales": write_chorales,
+    "names": write_names,
 }
 
 
@@ -91,7 +93,8 @@ def tiny(tmp_path_factory):
 
 def quick(request):
     """The same request with few steps: enough to see that something is drawn."""
-    fields = {field.name for field in dataclasses.fields(request)} & {"steps", "starts"}
+    few = {"steps", "starts", "beats"}
+    fields = {field.name for field in dataclasses.fields(request)} & few
     return dataclasses.replace(request, **{name: min(getattr(request, name), 4) for name in fields})
 
 

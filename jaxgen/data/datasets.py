@@ -60,6 +60,7 @@ _KNOWN = {
     "speeches": ("State of the Union speeches, 1790 to 2021, for language models", 233, 10_784_836),
     "cmudict": ("133,784 English pronunciations, for letters to phonemes", 133_784, 8_528_164),
     "scripture": ("verses of the Bible in English and Spanish, to translate", 31_050, 10_876_455),
+    "names": ("94,293 names of people in the United States", 94_293, None),
     "pydoc": ("Python functions of what is installed, with their documentation", None, None),
     "chorales": ("382 chorales by Bach in four voices, on two grids", 764, 515_373),
     "music21_chorales": ("chorales by Bach, as the package music21 brings them", None, None),

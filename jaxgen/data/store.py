@@ -28,6 +28,7 @@ from etils import epath
 from jaxgen.data.builders.chorales import Chorales, Music21Chorales
 from jaxgen.data.builders.cmudict import Cmudict
 from jaxgen.data.builders.digits import Digits
+from jaxgen.data.builders.names import Names
 from jaxgen.data.builders.pydoc import Pydoc
 from jaxgen.data.builders.scripture import Scripture
 from jaxgen.data.builders.speeches import Speeches
@@ -35,7 +36,7 @@ from jaxgen.errors import UserError
 
 Builder = type[tfds.core.GeneratorBasedBuilder]
 OWN: tuple[Builder, ...] = (
-    Digits, Speeches, Cmudict, Scripture, Pydoc, Chorales, Music21Chorales,
+    Digits, Speeches, Cmudict, Scripture, Pydoc, Names, Chorales, Music21Chorales,
 )  # fmt: skip
 
 _VERSION = re.compile(r"\d+\.\d+\.\d+")
