@@ -1,8 +1,8 @@
 """Voices as a row of tokens, one a voice and step, and the rows that a model is trained on.
 
 As in DeepBach (Hadjeres, Pachet & Nielsen 2017) a token says that a pitch begins or that the last
-one is held; as in BachBot (Liang et al. 2017) all voices of a step stand together, the highest first,
-and then come those of the next step.
+one is held; as in BachBot (Liang et al. 2017) all voices of a step stand together, the highest
+first, and then come those of the next step.
 """
 
 from __future__ import annotations
@@ -93,12 +93,13 @@ class VoiceEvents:
         return END
 
     def allowed(self) -> Bool[np.ndarray, "voices vocabulary"]:
-        """What may stand at each voice's place; only in the highest's can a piece end."""
-        allowed = np.zeros((self.voices, self.vocabulary_size), bool)
-        allowed[:, [REST, HELD]] = True
+        """What may stand at each voice's place: any pitch, and only in the highest's an end.
+
+        Whether voices stay in their ranges is the model's to have learned.
+        """
+        allowed = np.ones((self.voices, self.vocabulary_size), bool)
+        allowed[:, [BEGIN, CONTINUED, END]] = False
         allowed[0, END] = True
-        for voice, (low, high) in enumerate(self.ranges):
-            allowed[voice, SPECIAL + low - self.lowest : SPECIAL + high - self.lowest + 1] = True
         return allowed
 
     def encode(self, pitches: Pitches) -> Int[np.ndarray, "tokens"]:

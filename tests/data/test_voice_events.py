@@ -55,10 +55,11 @@ def test_what_a_model_may_write_otherwise_has_a_meaning_too():
     np.testing.assert_array_equal(struck, [[False, True], [True, True]])
 
 
-def test_each_voice_may_write_its_range():
+def test_a_piece_ends_in_the_highest_voices_place_alone():
     allowed = EVENTS.allowed()
-    assert list(np.flatnonzero(allowed[0])) == [END, REST, HELD, *range(18, 31)]
-    assert list(np.flatnonzero(allowed[1])) == [REST, HELD, *range(6, 19)]
+    assert allowed.shape == (2, EVENTS.vocabulary_size)
+    assert list(np.flatnonzero(allowed[0])) == [END, *range(REST, EVENTS.vocabulary_size)]
+    assert list(np.flatnonzero(allowed[1])) == [*range(REST, EVENTS.vocabulary_size)]
 
 
 def test_ranges_are_of_training_and_tokens_of_all():

@@ -60,6 +60,20 @@ def composed_scored(
     return score
 
 
+def given_scored(
+    composer: Composer, given: str, data: str, judge: Judge, *, count: int, beats: int
+) -> Score:
+    """Judges the first beats of so many pieces of `data[given]`, what a model's come to at best."""
+    per_beat = composer.tokens.steps_per_beat
+
+    def score(model: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
+        some = [piece[: beats * per_beat] for piece in datasets[given][:count]]
+        pieces = [Piece.of_grid(pitches, steps_per_beat=per_beat) for pitches in some]
+        return judge(pieces, datasets[data])._asdict()
+
+    return score
+
+
 def harmonized_scored(
     composer: Composer, data: str, judge: Judge, *, count: int, beats: int
 ) -> Score:
