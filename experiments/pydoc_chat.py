@@ -90,7 +90,9 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
 
     def data() -> dict[str, Any]:
         training, development, test = standard(config.functions)
-        told = [chat.conversation(conversation(t)) for t in all_turns(training, config.variants)]
+        told = [
+            chat.conversation(conversation(t)) for t in all_turns(training, range(config.variants))
+        ]
         told = [each for each in told if len(each.tokens) <= config.context + 1]
         plain = tokenizer.encode_ordinary([f"{f.source}\n\n{f.documentation}" for f in training])
         masks = [each.answers for each in told] + [np.ones(len(each), bool) for each in plain]

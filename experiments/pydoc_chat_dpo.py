@@ -1,10 +1,11 @@
 """The model of pydoc_chat, taught by preferences which of two answers is right.
 
-Direct preference optimization (Rafailov et al. 2023): the policy begins as the fine-tuned model,
-which stays beside it as the reference. What is fine-tuned is a run of pydoc_chat (`--chat RUN`),
-trained first where none is given. A preference is a conversation up to a question, with the right
-answer and a wrong one (jaxgen/data/python_chat.py says which), and the wrong ones are hard: a list
-with one name lost or one too many, what another function of the module does.
+Direct preference optimization (Rafailov et al. 2023), with the likelihood of right answers beside
+it (Pang et al. 2024): the policy begins as the fine-tuned model, which stays as the reference. That
+is a run of pydoc_chat (`--chat RUN`), trained first where none is given. A preference is a
+conversation up to a question, with the right answer and a wrong one (jaxgen/data/python_chat.py
+says which), and the wrong ones are hard: a list with one name lost or one too many, what another
+function of the module does.
 
 Command: jaxgen train experiments/pydoc_chat_dpo.py --chat RUN
 
@@ -47,6 +48,7 @@ class Config:
     """The numbers one sweeps."""
 
     beta: float = 0.1  # how dear it is to leave the reference
+    likelihood: float = 1.0  # weight of the right answers' own likelihood
     batch: int = 16  # pairs in a step
     steps: int = 200  # training steps
     rate: float = 5e-5  # AdamW's peak learning rate
@@ -69,9 +71,14 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     chat = Chat(tokenizer)
 
     def data() -> dict[str, Any]:
-        training, development, test = (
-            all_turns([f for f in part if f.standard][: config.functions or None])
+        functions = (
+            [f for f in part if f.standard][: config.functions or None]
             for part in python_functions()
+        )
+        # In training, questions in other words than those of the fine-tuning.
+        variants = (base.config.variants, 0, 0)
+        training, development, test = (
+            all_turns(part, [variant]) for part, variant in zip(functions, variants, strict=True)
         )
 
         def pairs(conversations: Any) -> Preferences:
@@ -100,18 +107,15 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
 
     asked = lambda messages: chat.prompt([Message(*message) for message in messages])
     watched, ranking = (ranked(model, part) for part in ("development_pairs", "pairs"))
+    loss = preference_loss(model, beta=config.beta, likelihood=config.likelihood)
+    rate = warmup_cosine(config.rate, config.steps, config.steps // 10)
     request = ChatRequest(EXAMPLE, tokens=ANSWER)
     return Experiment(
         init=lambda key, batch: (
             with_reference(network.init(key, batch["chosen"][:, :-1])["params"]), {},
         ),
         pretrained=lambda shapes: with_reference(base.params),
-        updates=[
-            Update(
-                "preference", preference_loss(model, beta=config.beta),
-                adamw(warmup_cosine(config.rate, config.steps, config.steps // 10)), "policy",
-            )
-        ],
+        updates=[Update("preference", loss, adamw(rate), "policy")],
         data=Deferred(data),
         steps=config.steps,
         seed=config.seed,

@@ -115,14 +115,16 @@ def examined(
     return ChatPrompts(chat, [said for said, _ in short], width), [turn for _, turn in short]
 
 
-def all_turns(functions: Sequence[PythonFunction], variants: int = 1) -> list[tuple[Turn, ...]]:
+def all_turns(
+    functions: Sequence[PythonFunction], variants: Sequence[int] = (0,)
+) -> list[tuple[Turn, ...]]:
     """`turns` of each function; what lends wrong answers is the next of its module, if any is."""
     found = []
     for place, function in enumerate(functions):
         neighbours = [functions[place - 1], functions[(place + 1) % len(functions)]]
         same = [each for each in neighbours if each.module == function.module]
         other = (same or neighbours)[-1]
-        found += [turns(function, other, variant) for variant in range(variants)]
+        found += [turns(function, other, variant) for variant in variants]
     return found
 
 

@@ -59,6 +59,7 @@ def preference_loss(
     *,
     beta: float = 0.1,
     cost: Cost = logistic,
+    likelihood: float = 0.0,
     reference: Callable[[Params], Params] = lambda params: params["reference"],
     chunk: int | None = None,
 ) -> Loss:
@@ -72,6 +73,8 @@ def preference_loss(
     "rejected_reward".
 
     beta: how dear it is to leave the reference.
+    likelihood: weight of -log p(chosen) a token, which keeps what is preferred from growing
+        unlikely together with what isn't (Pang et al. 2024, equation 1).
     reference: takes its parameters out of all. A policy with low-rank adapters needs no second
         model: `lambda params: without_adapters(params["policy"])`.
     chunk: as in `next_token_loss`.
@@ -79,11 +82,17 @@ def preference_loss(
 
     def loss(params: Params, context: Context) -> Output:
         kept = jax.lax.stop_gradient(_told(model, reference(params), context.batch, chunk))
-        gain = _told(model, params["policy"], context.batch, chunk) - kept
+        said = _told(model, params["policy"], context.batch, chunk)
+        gain = said - kept
         margins = gain[:, 0] - gain[:, 1]
         rewards = beta * gain.mean(0)
+        value = cost(margins, beta).mean()
+        if likelihood:
+            batch: Any = context.batch
+            sizes = jnp.asarray(batch["chosen_mask"]).sum(1)
+            value = value - likelihood * (said[:, 0] / jnp.maximum(sizes, 1)).mean()
         return Output(
-            value=cost(margins, beta).mean(),
+            value=value,
             weight=float(len(margins)),
             metrics={
                 "accuracy": (margins > 0).mean(),

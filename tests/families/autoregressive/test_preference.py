@@ -11,7 +11,7 @@ from small_models import WORDS, Bigrams, initial
 from jaxgen.errors import UserError
 from jaxgen.experiment import Context, Model, Update
 from jaxgen.families.autoregressive.language_model import LanguageModel, language_model
-from jaxgen.families.autoregressive.likelihood import next_token_loss
+from jaxgen.families.autoregressive.likelihood import next_token_loss, row_nats
 from jaxgen.families.autoregressive.preference import (
     logistic,
     preference_loss,
@@ -221,3 +221,14 @@ def test_pairs_are_ranked_by_their_answers_alone():
         likely.append(policy > 0)
         reward.append(policy > reference)
     assert found == {"ranked": np.mean(likely), "rewarded": np.mean(reward)}
+
+
+def test_the_likelihood_of_what_is_preferred_comes_beside():
+    params = {part: initial(NETWORK, seed) for seed, part in enumerate(("policy", "reference"))}
+    batch = pairs()
+    plain, both = (
+        preference_loss(MODEL, likelihood=weight)(params, seen_in(batch)) for weight in (0.0, 0.5)
+    )
+    chosen = {"tokens": batch["chosen"], "mask": batch["chosen_mask"]}
+    nats = row_nats(MODEL, params["policy"], chosen) / batch["chosen_mask"].sum(1)
+    assert float(both.value - plain.value) == pytest.approx(float(0.5 * nats.mean()), abs=1e-5)
