@@ -23,7 +23,7 @@ import numpy as np
 from jaxgen.data.chat import Chat
 from jaxgen.data.conversations import Message
 from jaxgen.data.python_chat import all_turns, conversation, examined
-from jaxgen.data.python_functions import PythonFunction, python_functions
+from jaxgen.data.python_functions import standard_functions
 from jaxgen.data.sources import Deferred, Shuffled
 from jaxgen.data.special_tokens import SpecialTokens
 from jaxgen.data.subword_training import train_byte_pairs
@@ -70,16 +70,11 @@ SETTINGS = {
 }
 
 
-def standard(functions: int) -> tuple[list[PythonFunction], ...]:
-    """Python's own functions as (training, dev, test)."""
-    return tuple(
-        [f for f in part if f.standard][: functions or None] for part in python_functions()
-    )
-
-
 def assets(config: Config) -> dict[str, bytes]:
     """The byte pairs, learned from what is trained on."""
-    texts = [t for f in standard(config.functions)[0] for t in (f.documentation, f.source)]
+    texts = [
+        t for f in standard_functions(config.functions)[0] for t in (f.documentation, f.source)
+    ]
     return train_byte_pairs(texts, config.vocabulary, SPECIAL).files()
 
 
@@ -89,7 +84,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     chat = Chat(tokenizer)
 
     def data() -> dict[str, Any]:
-        training, development, test = standard(config.functions)
+        training, development, test = standard_functions(config.functions)
         told = [
             chat.conversation(conversation(t)) for t in all_turns(training, range(config.variants))
         ]

@@ -27,7 +27,7 @@ from jaxgen.data.chat import Chat
 from jaxgen.data.conversations import Message
 from jaxgen.data.preferences import Preferences
 from jaxgen.data.python_chat import all_turns, examined, preferences
-from jaxgen.data.python_functions import python_functions
+from jaxgen.data.python_functions import standard_functions
 from jaxgen.data.sources import Deferred, Shuffled
 from jaxgen.data.subwords import SubwordTokenizer
 from jaxgen.evaluation.answers import answer_scores
@@ -71,14 +71,11 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     chat = Chat(tokenizer)
 
     def data() -> dict[str, Any]:
-        functions = (
-            [f for f in part if f.standard][: config.functions or None]
-            for part in python_functions()
-        )
         # In training, questions in other words than those of the fine-tuning.
         variants = (base.config.variants, 0, 0)
         training, development, test = (
-            all_turns(part, [variant]) for part, variant in zip(functions, variants, strict=True)
+            all_turns(part, [variant])
+            for part, variant in zip(standard_functions(config.functions), variants, strict=True)
         )
 
         def pairs(conversations: Any) -> Preferences:

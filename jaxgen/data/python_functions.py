@@ -66,6 +66,17 @@ def python_functions(data_dir: Directory = None) -> tuple[Functions, Functions, 
     return _without(dev + test, rest), dev, test
 
 
+def standard_functions(
+    most: int = 0, data_dir: Directory = None
+) -> tuple[Functions, Functions, Functions]:
+    """Those of Python's own library, in the same parts; the first `most` of each, 0 being all."""
+    training, dev, test = (
+        tuple(function for function in part if function.standard)[: most or None]
+        for part in python_functions(data_dir)
+    )
+    return training, dev, test
+
+
 def words_of(name: str) -> str:
     """A function's name as words: "getFileSize" and "_get_file_size" are "get file size"."""
     apart = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", name)
