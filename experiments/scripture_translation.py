@@ -100,7 +100,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
 
     network = t5(
         tokenizer.vocabulary_size, config.width, config.layers, config.heads, 32, 2 * config.width,
-        gated=True, dropout=config.dropout, unroll=config.layers,
+        gated=True, dropout=config.dropout, query_key_norm=True, unroll=config.layers,
     ).clone(dtype=jnp.bfloat16 if config.bfloat16 else jnp.float32)  # fmt: skip
     transducer = Transducer(network, parallel.end, parallel.end, config.room, config.room)
 

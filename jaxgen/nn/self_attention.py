@@ -227,6 +227,7 @@ class CrossAttention(nn.Module):
     heads: int
     depth: int | None = None
     bias: bool = True
+    query_key_norm: Callable[..., nn.Module] | None = None
     scale: float | None = None
     dropout: float = 0.0
     initializer: Any = nn.initializers.normal(0.02)
@@ -250,31 +251,29 @@ class CrossAttention(nn.Module):
         names = ("embed", "heads", "head_dim")
 
         def map_in(name: str, vectors: Array, initializer: Any = self.initializer) -> Array:
-            layer = Linear(
-                (self.heads, depth), names, 1, self.bias, initializer, self.dtype, name=name
-            )
+            outputs = (self.heads, depth)
+            layer = Linear(outputs, names, 1, self.bias, initializer, self.dtype, name=name)
             return layer(vectors)
 
-        query = map_in("query", x, self.query_initializer or self.initializer)
+        def normal(name: str, x: Array) -> Array:
+            return x if self.query_key_norm is None else self.query_key_norm(name=name)(x)
+
+        query = normal("query_norm", map_in("query", x, self.query_initializer or self.initializer))
         if cache is None:
             key, value = map_in("key", places.memory), map_in("value", places.memory)
+            key = normal("key_norm", key)
             if places.room is not None:
                 sources = replace(places.room, capacity=key.shape[1])
                 cache = new_cache(key, value, sources, None, None, 0)
         else:
             key, value = cache.key.read(self.dtype), cache.value.read(self.dtype)
         dropout = 0.0 if deterministic else self.dropout
+        dropout_key = self.make_rng("dropout") if dropout > 0 else None
         out = attention(
-            query,
-            key,
-            value,
-            segments=places.memory_segments,
-            scale=self.scale,
-            dropout=dropout,
-            dropout_key=self.make_rng("dropout") if dropout > 0 else None,
-        )
-        out = _output(x.shape[-1], self.bias, self.output_initializer, self.dtype)(out)
-        return out, cache
+            query, key, value, segments=places.memory_segments, scale=self.scale, dropout=dropout,
+            dropout_key=dropout_key,
+        )  # fmt: skip
+        return _output(x.shape[-1], self.bias, self.output_initializer, self.dtype)(out), cache
 
 
 def indices(

@@ -72,16 +72,24 @@ def t5(
     tied: bool = True,
     dropout: float = 0.0,
     epsilon: float = 1e-6,
+    query_key_norm: bool = False,
     unroll: int = 1,
 ) -> EncoderDecoder:
     """T5 (Raffel et al. 2020); `gated=True, tied=False` is T5 1.1 (Shazeer 2020's GeGLU).
 
     Distances as biases, RMSNorm, no biases elsewhere, attention without 1/√depth (its
     initialization makes up for it), scores multiplied by width^-1/2 where they are tied.
+
+    query_key_norm: normalizes queries and keys (Henry et al. 2020) and scales their products as
+        usual: those of T5 grow without bound under any optimizer but its own, Adafactor.
     """
     fan_in = nn.initializers.variance_scaling(1.0, "fan_in", "normal")
     # Queries begin smaller by 1/√depth, in place of the scale.
     queries = nn.initializers.variance_scaling(1.0 / depth, "fan_in", "normal")
+    scale: float | None = 1.0
+    normal = None
+    if query_key_norm:
+        queries, scale, normal = fan_in, None, partial(RMSNorm, epsilon=epsilon)
     mlp = partial(GatedMLP, activation=gelu_tanh) if gated else partial(MLP, activation=nn.relu)
     tower = partial(
         Tower,
@@ -93,12 +101,12 @@ def t5(
         output_initializer=fan_in,
     )
     attention = partial(
-        SelfAttention, heads=heads, depth=depth, bias=False, scale=1.0, dropout=dropout,
-        query_initializer=queries,
+        SelfAttention, heads=heads, depth=depth, bias=False, scale=scale, dropout=dropout,
+        query_initializer=queries, query_key_norm=normal,
     )  # fmt: skip
     across = partial(
-        CrossAttention, heads=heads, depth=depth, bias=False, scale=1.0, dropout=dropout,
-        query_initializer=queries,
+        CrossAttention, heads=heads, depth=depth, bias=False, scale=scale, dropout=dropout,
+        query_initializer=queries, query_key_norm=normal,
     )  # fmt: skip
     distances = partial(
         RelativePositionBias, heads, buckets=buckets, furthest=furthest,

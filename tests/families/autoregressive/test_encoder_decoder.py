@@ -23,6 +23,7 @@ NETWORKS = {
     "2017": transformer_2017(11, width=32, layers=2, heads=4, hidden=64),
     "t5": t5(11, 32, 2, heads=4, depth=8, hidden=64, furthest=16, buckets=8),
     "t5_1.1": t5(11, 32, 2, 4, 8, 64, decoder_layers=1, gated=True, tied=False),
+    "normalized": t5(11, 32, 2, 4, 8, 64, gated=True, query_key_norm=True),
 }
 SOURCE = jax.random.randint(jax.random.key(1), (2, 7), 0, 11)
 PADDED = jnp.ones((2, 7), jnp.int32).at[0, 4:].set(0)
