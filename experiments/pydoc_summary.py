@@ -51,14 +51,14 @@ class Config:
     room: int = 96  # tokens of a source that are read, and of a row in training
     summary_room: int = 40  # tokens of a summary, and of a row's
     batch: int = 32  # rows in a step
-    steps: int = 2000  # training steps
+    steps: int = 1500  # training steps
     rate: float = 3e-3  # AdamW's peak learning rate
     muon_rate: float = 0.02  # Muon's
     dropout: float = 0.0  # on embeddings, in blocks and on what each adds
     beams: int = 4  # of the test
     functions: int = 0  # so many of each part; 0 is all
     bfloat16: bool = False  # compute in it, for GPUs; parameters stay float32
-    evaluate_every: int = 1000  # steps between scores on development packages, and checkpoints
+    evaluate_every: int = 500  # steps between scores on development packages, and checkpoints
     seed: int = 0  # initialization, data order, dropout
 
 
