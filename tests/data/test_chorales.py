@@ -162,7 +162,9 @@ def test_a_score_is_sampled_on_the_grid():
     np.testing.assert_array_equal(sampled_parts(score(melody, bass), 1), grid[::4])
 
 
-@pytest.mark.parametrize("content", [b"", b"PK\x03\x04", score("<measure>")[:80]])
+@pytest.mark.parametrize(
+    "content", [b"", b"PK\x03\x04", score("<measure>")[:80]], ids=["empty", "begun", "cut"]
+)
 def test_what_is_no_score_is_named(content):
     with pytest.raises(UserError, match=r"a\.mxl is no compressed MusicXML"):
         sampled_parts(content, 4, "a.mxl")
