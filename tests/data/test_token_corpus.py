@@ -126,7 +126,11 @@ def test_a_missing_file_is_named():
 def test_the_page_on_data_says_what_works(tmp_path, monkeypatch, made_up_speeches):
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     blocks = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
-    assert len(blocks) == 4
+    # The last two read sets that aren't made up here: what they import is there.
+    blocks, others = blocks[:4], blocks[4:]
+    assert len(others) == 2
+    for block in others:
+        exec("\n".join(line for line in block.splitlines() if line.startswith("from ")), {})
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TFDS_DATA_DIR", str(made_up_speeches))
     (tmp_path / "web").mkdir()
