@@ -19,7 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.experiment import Batch, Context, Key, Loss, Model, Output, Params, Variables
 from jaxgen.families.autoregressive.language_model import LanguageModel
-from jaxgen.families.autoregressive.likelihood import Score, next_token_loss
+from jaxgen.families.autoregressive.likelihood import Score, cross_entropy, next_token_loss
 from jaxgen.families.autoregressive.passes import perplexity
 from jaxgen.nn.recurrence import Carry, Marks
 
@@ -75,10 +75,9 @@ def carried_pass(network: Any, data: str) -> Score:
     def totals(params: Params, carry: Carry, batch: Batch) -> tuple[Carry, Array, Array]:
         hidden, carry = _read(network, params, carry, batch, None)
         logits = network.apply({"params": params}, hidden, method="scores")
-        targets = jnp.asarray(batch["tokens"])[:, 1:]
-        chosen = jnp.take_along_axis(jax.nn.log_softmax(logits), targets[..., None], axis=-1)
+        nats = cross_entropy(logits, jnp.asarray(batch["tokens"])[:, 1:])
         counts = jnp.asarray(batch["mask"])
-        return carry, -jnp.where(counts, chosen[..., 0], 0).sum(), counts.sum()
+        return carry, jnp.where(counts, nats, 0).sum(), counts.sum()
 
     compiled = jax.jit(totals)
 
