@@ -100,19 +100,24 @@ def test_parts_and_steps(name, marks):
     check_parts(LAYERS[name], MARKS[marks])
 
 
+def moderate(name):
+    """Parameters whose outputs aren't steep: forget gates of e^5, as they begin, leave no move small
+    and of slopes that are differences of hundreds no last digits."""
+    params = noisy(LAYERS[name])
+    if name == "matrix, exponential":
+        params["params"]["gates_bias"] = jnp.zeros((2, 3))
+    return params
+
+
 @pytest.mark.parametrize("name", ["matrix", "scalar", "matrix, exponential"])
 def test_slopes_are_those_of_the_loop(name):
-    check_slopes(LAYERS[name], MARKS["marks"])
+    check_slopes(LAYERS[name], MARKS["marks"], moderate(name))
 
 
 @pytest.mark.parametrize("name", LAYERS)
 def test_slopes_are_those_of_small_moves(name):
     """Which the stabilizer's moves, that no slope goes through, leave as they are."""
-    params = noisy(LAYERS[name])
-    if name == "matrix, exponential":
-        # Forget gates of e^5 make outputs so steep that no move is small.
-        params["params"]["gates_bias"] = jnp.zeros((2, 3))
-    check_small_moves(LAYERS[name], params)
+    check_small_moves(LAYERS[name], moderate(name))
 
 
 @pytest.mark.parametrize("name", LAYERS)
