@@ -101,8 +101,8 @@ def test_parts_and_steps(name, marks):
 
 
 def moderate(name):
-    """Parameters whose outputs aren't steep: forget gates of e^5, as they begin, leave no move small
-    and of slopes that are differences of hundreds no last digits."""
+    """Parameters whose outputs aren't steep: forget gates of e^5, as they begin, leave no move
+    small, and no last digits of slopes that are differences of hundreds."""
     params = noisy(LAYERS[name])
     if name == "matrix, exponential":
         params["params"]["gates_bias"] = jnp.zeros((2, 3))
