@@ -121,6 +121,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     rate = warmup_cosine(config.rate, config.steps, config.steps // 10, final=config.rate / 10)
     optimizer = adamw(rate, b2=0.99, weight_decay=0.1, clip=1.0)
     loss = carried_loss(network) if config.carried else next_token_loss(model)
+    request = GenerateRequest(tokens=300)
     score = carried_pass(network, "stream") if config.carried else full_pass(model, "blocks")
     return Experiment(
         init=lambda key, batch: (
@@ -134,7 +135,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
         network=network,
         samplers={"generate": text_sampler(decoder, tokenizer)},
         evaluations=[Evaluation("validation", score, config.evaluate_every)],
-        previews=[Preview("passage", "generate", GenerateRequest(), config.evaluate_every)],
+        previews=[Preview("passage", "generate", request, config.evaluate_every)],
         best=Best("validation/nats"),
         checkpoint_every=config.evaluate_every,
         unit="characters",
