@@ -12,7 +12,6 @@ import signal
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -109,12 +108,12 @@ def quick(experiment, name):
 
 @pytest.mark.parametrize("path", EXPERIMENTS, ids=lambda path: path.stem)
 def test_trains_samples_and_scores(path, tiny, tmp_path, monkeypatch):
-    alone = partial(make_mesh, devices=jax.devices()[:1])
+    alone = make_mesh(MeshShape(), jax.devices()[:1])
     if path.stem not in ONE_OF_EACH_FAMILY:
-        monkeypatch.setattr(runs, "make_mesh", alone)
+        monkeypatch.setattr(runs, "make_mesh", lambda shape, devices=None: alone)
     run, scores = tiny(path)
-    with jax.set_mesh(alone(MeshShape())):
-        loaded = runs.load(run.path, checkpoint="last", mesh=alone(MeshShape()))
+    with jax.set_mesh(alone):
+        loaded = runs.load(run.path, checkpoint="last", mesh=alone)
         assert runs.evaluate(loaded) == pytest.approx(scores, rel=1e-3, abs=1e-3)
         for name, sampler in loaded.experiment.samplers.items():
             artifact = drawing.draw(sampler, quick(loaded.experiment, name), loaded.model)

@@ -68,8 +68,9 @@ def read_midi(path: epath.PathLike, steps_per_beat: int = 4) -> Piece:
                 f"{os.fspath(path)} has a pitch, or another number, outside of 0 .. 127: write the "
                 "MIDI file anew."
             ) from error
+        why = str(error) or "it ends too early"
         raise UserError(
-            f"{os.fspath(path)} is no MIDI file that can be read ({error or 'it ends too early'}): "
+            f"{os.fspath(path)} is no MIDI file that can be read ({why}): "
             "give one that ends in .mid."
         ) from error
     if file.type == 2 or file.ticks_per_beat < 1:

@@ -30,6 +30,7 @@ import jax
 from etils import epath
 
 from jaxgen.errors import UserError
+from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.metrics import is_remote
 
 log = logging.getLogger("jaxgen")
@@ -89,12 +90,13 @@ class RunDirectory:
 def create(
     path: epath.PathLike,
     config: Mapping[str, Any],
-    experiment_source: str,
+    experiment: ExperimentFile,
     assets: Mapping[str, bytes],
     arguments: Sequence[str],
 ) -> RunDirectory:
     """Makes the directory of a new run and writes down where it comes from.
 
+    experiment: its source is kept, and the commit that it stands at.
     assets: file names, with no directory in them, and what to keep in those files.
 
     Raises:
@@ -102,11 +104,14 @@ def create(
     """
     run = free(path)
     run.path.mkdir(parents=True, exist_ok=True)
-    (run.path / "experiment.py").write_text(experiment_source)
+    (run.path / "experiment.py").write_text(experiment.source)
     for name, content in assets.items():
         run.assets.mkdir(exist_ok=True)
         (run.assets / name).write_bytes(content)
-    commit, difference = _git(["rev-parse", "HEAD"]), _git(["diff", "HEAD"])
+    place = os.fspath(experiment.path.parent)
+    commit, difference = (
+        _git(place, *asked) for asked in (("rev-parse", "HEAD"), ("diff", "HEAD"))
+    )
     if difference:
         (run.path / "uncommitted.diff").write_text(difference)
     run.write("environment.json", environment() | {"command": list(arguments), "commit": commit})
@@ -232,11 +237,11 @@ def _cores() -> int:
     return os.cpu_count() or 1
 
 
-def _git(arguments: list[str]) -> str | None:
-    """Git's answer about the directory jaxgen is used from; None outside a repository."""
+def _git(place: str, *arguments: str) -> str | None:
+    """Git's answer about the repository that a directory is in; None outside of one."""
     try:
         return subprocess.run(
-            ["git", *arguments], capture_output=True, text=True, check=True, timeout=10
+            ["git", "-C", place, *arguments], capture_output=True, text=True, check=True, timeout=10
         ).stdout.strip()
     except (OSError, subprocess.SubprocessError):
         return None

@@ -110,7 +110,7 @@ def _begin(
         "options": dataclasses.asdict(options),
         "requires": requirements.places(run, file, setting, given, begin_inside),
     }
-    return run_directory.create(run.path, content, file.source, assets, arguments)
+    return run_directory.create(run.path, content, file, assets, arguments)
 
 
 def carry_on(run: RunDirectory) -> dict[str, float]:
