@@ -128,7 +128,7 @@ def test_the_generator_makes_what_pytorch_makes():
     params = jax.tree.map(lambda leaf: torch.tensor(np.asarray(leaf)), filled["params"])
 
     def norm(x, at):
-        return F.relu(F.batch_norm(x, None, None, at["scale"], at["shift"], training=True))
+        return F.relu(F.batch_norm(x, None, None, at["scale"], at["bias"], training=True))
 
     def convolution(x, at):
         kernel = at["kernel"].permute(3, 2, 0, 1)
