@@ -3,8 +3,7 @@
 An encoder–decoder (T5, Raffel et al. 2020) on byte pairs; answers by beams. Functions are Python's
 own and those of packages that jaxgen needs, cleaned as CodeSearchNet's (Husain et al. 2019), whole
 packages held out; the data set `pydoc` prepares itself. Documentation and comments are no part of
-the source, of which the model reads the beginning, names written as words (as LeClair et al. 2019
-split them): what is to be copied is then the same token on both sides.
+the source, of which the model reads the beginning.
 
 Command: jaxgen train experiments/pydoc_summary.py [--setting gpu]
 Hardware and time: 2 CPU cores, see RESULTS.md; `gpu` not measured yet.
@@ -19,12 +18,7 @@ from typing import Any
 import jax.numpy as jnp
 
 from jaxgen.data.parallel_text import ParallelText
-from jaxgen.data.python_functions import (
-    PythonFunction,
-    python_functions,
-    spelled_out,
-    words_of,
-)
+from jaxgen.data.python_functions import PythonFunction, python_functions, words_of
 from jaxgen.data.python_source import bare
 from jaxgen.data.sources import Deferred, Shuffled
 from jaxgen.data.subword_training import train_byte_pairs
@@ -79,7 +73,7 @@ SETTINGS = {
 
 
 def _pairs(functions: Sequence[PythonFunction]) -> list[tuple[str, str]]:
-    return [(spelled_out(function.source), function.summary) for function in functions]
+    return [(function.source, function.summary) for function in functions]
 
 
 def assets(config: Config) -> dict[str, bytes]:
@@ -127,7 +121,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     slow, fast = (warmup_cosine(peak, config.steps, config.steps // 10) for peak in rates)
     optimizer = muon(fast, tower_matrices, adam_learning_rate=slow, b2=0.98, clip=1.0)
     loss = next_token_loss(sourced_language_model(network), label_smoothing=0.1)
-    encode = lambda text: parallel.source(spelled_out(bare(text)))
+    encode = lambda text: parallel.source(bare(text))
     sampler = transduction_sampler(transducer, encode, parallel.text, EXAMPLE)
     return Experiment(
         init=lambda key, batch: (

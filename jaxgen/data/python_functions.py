@@ -83,16 +83,6 @@ def words_of(name: str) -> str:
     return " ".join(apart.replace("_", " ").lower().split())
 
 
-def spelled_out(source: str) -> str:
-    """Source with its names written as words, each after a blank, and without its indentation.
-
-    "fileSize(a_b)" is " file size( a b)": a name's tokens are then those of a summary's words.
-    """
-    spelled = re.sub(r"\w+", lambda name: f" {words_of(name[0])} ", source)
-    lines = (re.sub(r" +", " ", line).rstrip() for line in spelled.splitlines())
-    return "\n".join(re.sub(r" (?=[^\w ])", "", line) for line in lines)
-
-
 def _is_described(function: PythonFunction) -> bool:
     name, summary = function.own_name, function.summary
     return (

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from jaxgen.data.builders.pydoc import Pydoc
-from jaxgen.data.python_functions import python_functions, spelled_out, words_of
+from jaxgen.data.python_functions import python_functions, words_of
 from jaxgen.data.python_source import bare, documented
 from jaxgen.errors import UserError
 
@@ -75,12 +75,6 @@ def test_a_question_is_cleaned_like_the_data():
 @pytest.mark.parametrize("name", ["getFileSize", "_get_file_size", "get_fileSize"])
 def test_a_name_is_taken_apart(name):
     assert words_of(name) == "get file size"
-
-
-def test_source_is_spelled_out_in_words():
-    source = "def getSize(a_b):\n    return self._lines[0].split('one two', a_b)  +  1"
-    told = " def get size( a b):\n return self. lines[ 0]. split(' one two', a b)+ 1"
-    assert spelled_out(source) == told
 
 
 def write(directory, package, functions):
