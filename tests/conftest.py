@@ -10,8 +10,8 @@ import jax
 from jaxtyping import install_import_hook
 
 # Compiling is most of the tests' time, and the programs are too small to be slower for it: level 0
-# takes two thirds of the time, one piece nine tenths of that, and no fusion emitters half, which
-# later versions don't have, and are as quick.
+# takes two thirds of the time, one piece nine tenths of that, and no fusion emitters half (a flag
+# that jax 0.12 no longer knows and dies of).
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=8 --xla_backend_optimization_level=0"

@@ -34,6 +34,7 @@ ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
 NEEDS = {"shakespeare_": "tiny_shakespeare", "mnist_": "mnist", "stacked_mnist_": "mnist"}
 ONE_OF_EACH_FAMILY = ["digits_flow", "shakespeare_gpt", "mnist_vqvae", "gaussians_gan"]
+# Of the likelihoods the cheapest: what is resumed is the loop.
 KILLED = ["digits_flow", "names_rnn", "mnist_vqvae", "gaussians_gan"]
 
 

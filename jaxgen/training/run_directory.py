@@ -109,9 +109,7 @@ def create(
         run.assets.mkdir(exist_ok=True)
         (run.assets / name).write_bytes(content)
     place = os.fspath(experiment.path.parent)
-    commit, difference = (
-        _git(place, *asked) for asked in (("rev-parse", "HEAD"), ("diff", "HEAD"))
-    )
+    commit, difference = _git(place, "rev-parse", "HEAD"), _git(place, "diff", "HEAD")
     if difference:
         (run.path / "uncommitted.diff").write_text(difference)
     run.write("environment.json", environment() | {"command": list(arguments), "commit": commit})
