@@ -223,6 +223,8 @@ class Experiment:
     network: whatever a user needs to apply the parameters by hand; the loop never looks at it.
     notices: look for trouble that is no error; each warns once, until all has been well again.
     unit, units_per_row: what progress counts ("tokens", 256 a row).
+    rules: sharding rules that take the place of those in `jaxgen/parallel/layout.py`, a mesh axis
+        (several, or None) by logical axis: `rules={"vocab": None}`.
     """
 
     init: Callable[[Key, Batch], tuple[Params, Variables]]
@@ -241,3 +243,4 @@ class Experiment:
     checkpoint_every: int = 500
     unit: str = "examples"
     units_per_row: int = 1
+    rules: Mapping[str, str | tuple[str, ...] | None] = field(default_factory=dict)

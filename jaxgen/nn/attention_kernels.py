@@ -7,15 +7,15 @@ one sentence why a kernel can't be used, or None if it can.
 from __future__ import annotations
 
 import dataclasses
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec
 
 from jaxgen.errors import UserError
 from jaxgen.nn.visibility import Keys, Query, Result, Scoring, Values, Visibility, visible
-from jaxgen.parallel.sharding import BATCH_AXES, RULES
+from jaxgen.parallel.sharding import partition_spec
 
 
 def cudnn_refuses(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) -> str | None:
@@ -145,18 +145,12 @@ def splash_attention(
         return jax.vmap(run)(*heads_first, ids).transpose(0, 2, 1, 3)
 
     mesh = jax.sharding.get_abstract_mesh()
-    free = set() if mesh.empty else set(mesh.auto_axes)
     # What doesn't divide over the devices is worked out whole on each.
-    batch_axes = tuple(axis for axis in BATCH_AXES if axis in free)
-    if query.shape[0] % math.prod(mesh.shape[axis] for axis in batch_axes):
-        batch_axes = ()
-    head_axis = RULES["heads"] if RULES["heads"] in free else None
-    if head_axis is not None and key.shape[2] % mesh.shape[head_axis]:
-        head_axis = None
-    if not batch_axes and head_axis is None:
+    names = ("batch", None, "heads", None)
+    split = None if mesh.empty else partition_spec(names, key.shape, mesh)
+    if split is None or split == PartitionSpec(None, None, None, None):
         return local(query, key, value, visibility.segments)
-    split = jax.sharding.PartitionSpec(batch_axes, None, head_axis)
-    of_segments = jax.sharding.PartitionSpec(batch_axes)
+    of_segments = PartitionSpec(split[0])
     return jax.shard_map(
         local, in_specs=(split, split, split, of_segments), out_specs=split, check_vma=False
     )(query, key, value, visibility.segments)

@@ -20,7 +20,7 @@ from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.nn.grouped_product import GroupedProduct, grouped_product
-from jaxgen.parallel.sharding import BATCH_AXES, RULES
+from jaxgen.parallel.sharding import partition_spec
 
 Vectors = Float[Array, "groups tokens width"]
 Chosen = Int[Array, "groups tokens chosen"]
@@ -184,22 +184,18 @@ def _by_device(
     them, which took two to three times as long on simulated devices.
     """
     mesh = jax.sharding.get_abstract_mesh()
-    many = {axis for axis in mesh.auto_axes if mesh.shape[axis] > 1}
-    batch_axes = tuple(axis for axis in BATCH_AXES if axis in many)
-    if x.shape[0] % math.prod(mesh.shape[axis] for axis in batch_axes):
-        batch_axes = ()
-    hidden_axis = RULES["mlp"]
-    if hidden_axis not in many or experts.gate.shape[2] % mesh.shape[hidden_axis]:
-        hidden_axis = None
-    if not (batch_axes or hidden_axis):
+    if mesh.empty:
+        return compute(x, chosen, weights, experts)
+    split = PartitionSpec(partition_spec(("batch", None, None), x.shape, mesh)[0])
+    into = partition_spec((None, None, "mlp"), experts.gate.shape, mesh)
+    hidden_axis = into[2]
+    if split == PartitionSpec(None) and hidden_axis is None:
         return compute(x, chosen, weights, experts)
 
     def local(*arguments: Any) -> tuple[Vectors, Kept]:
         out, kept = compute(*arguments)
         return out if hidden_axis is None else jax.lax.psum(out, hidden_axis), kept
 
-    split = PartitionSpec(batch_axes or None)
-    into = PartitionSpec(None, None, hidden_axis)
     kernels = dataclasses.replace(
         experts, gate=into, up=into, down=PartitionSpec(None, hidden_axis)
     )

@@ -8,37 +8,18 @@ The names are taken off at initialization, so parameters are plain dicts everywh
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax.core import meta
-from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxgen.errors import UserError
-
-Rules = Mapping[str, str | tuple[str, ...] | None]
-
-BATCH_AXES = ("data", "fsdp")
-
-# Splitting the width over fsdp and the wide hidden axes over tensor is the layout of
-# Megatron-LM (Shoeybi et al. 2019) on top of ZeRO-3 (Rajbhandari et al. 2020). Experts lie on
-# devices that share the batch, as in GShard (Lepikhin et al. 2020): where their number divides,
-# each of fsdp keeps whole experts instead of a part of every expert's width.
-RULES: Rules = {
-    "batch": BATCH_AXES,
-    "vocab": "tensor",
-    "embed": "fsdp",
-    "heads": "tensor",
-    "head_dim": None,
-    "mlp": "tensor",
-    "experts": "fsdp",
-    "channels_in": "fsdp",
-    "channels_out": "tensor",
-    "layers": None,
-}
+from jaxgen.parallel.layout import BATCH_AXES, Rules, current_layout
+from jaxgen.parallel.mesh import described
 
 
 def _is_box(leaf: object) -> bool:
@@ -59,17 +40,24 @@ def partition_spec(
     names: Sequence[str | None],
     shape: Sequence[int],
     mesh: Mesh | AbstractMesh,
-    rules: Rules = RULES,
+    rules: Rules | None = None,
 ) -> PartitionSpec:
     """Places one array: axis i, called `names[i]` and `shape[i]` long, on the mesh.
 
     An axis stays whole where the mesh axis doesn't divide it (three colour channels, an odd
-    vocabulary) or is taken by an earlier axis of the same array.
+    vocabulary) or is taken by an earlier axis of the same array; of several mesh axes, those that
+    are left are used from the first on. `rules` are those of the layout in use, unless given.
 
     Raises:
         UserError: for a name that the rules don't know.
     """
-    taken: set[str] = set()
+    rules = current_layout().places if rules is None else rules
+    # Inside shard_map some axes may be taken apart already.
+    taken = {
+        axis
+        for axis, kind in zip(mesh.axis_names, mesh.axis_types, strict=True)
+        if kind != AxisType.Auto or mesh.shape[axis] == 1
+    }
     places: list[str | tuple[str, ...] | None] = []
     for name, size in zip(names, shape, strict=True):
         if name is not None and name not in rules:
@@ -78,14 +66,15 @@ def partition_spec(
             )
         place = None if name is None else rules[name]
         axes = place if isinstance(place, tuple) else () if place is None else (place,)
-        if taken & set(axes) or size % math.prod(mesh.shape[axis] for axis in axes):
-            place, axes = None, ()
+        axes = tuple(axis for axis in axes if axis not in taken)
+        while size % math.prod(mesh.shape[axis] for axis in axes):
+            axes = axes[:-1]
         taken |= set(axes)
-        places.append(place)
+        places.append(axes if len(axes) > 1 else axes[0] if axes else None)
     return PartitionSpec(*places)
 
 
-def shardings(boxed: Any, mesh: Mesh, rules: Rules = RULES) -> Any:
+def shardings(boxed: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
     """The sharding of each leaf of a tree of boxed or plain arrays (or their shapes).
 
     Leaves without names are replicated.
@@ -140,11 +129,12 @@ def _keys(path: Any) -> tuple[str, ...]:
 
 def check_batch_size(batch_size: int, mesh: Mesh) -> None:
     """Raises a `UserError` unless the mesh's batch axes divide `batch_size` rows."""
-    split = int(np.prod([mesh.shape[axis] for axis in BATCH_AXES]))
+    sizes = {axis: mesh.shape[axis] for axis in BATCH_AXES}
+    split = math.prod(sizes.values())
     if batch_size % split:
         raise UserError(
             f"A batch of {batch_size} rows does not divide over {split} devices "
-            f"(data {mesh.shape['data']} × fsdp {mesh.shape['fsdp']}): "
+            f"({described(sizes)}): "
             f"take a multiple of {split}, or another mesh."
         )
 

@@ -16,7 +16,8 @@ from jaxgen.errors import UserError
 from jaxgen.nn.expert_dispatch import dropless, within_capacity
 from jaxgen.nn.mixture_of_experts import MixtureOfExperts
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.parallel.sharding import BATCH_AXES, RULES, shardings
+from jaxgen.parallel.layout import BATCH_AXES, RULES
+from jaxgen.parallel.sharding import shardings
 
 EXPERTS, CHOSEN, WIDTH, HIDDEN = 4, 2, 8, 6
 X = jax.random.normal(jax.random.key(0), (8, 6, WIDTH))

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,8 @@ from jax.sharding import PartitionSpec
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Output, Update
-from jaxgen.parallel.mesh import MeshShape, make_mesh
+from jaxgen.parallel.layout import RULES, current_layout, layout_in_use, with_rules
+from jaxgen.parallel.mesh import AXES, MeshShape, make_mesh
 from jaxgen.parallel.sharding import (
     check_batch_size,
     local_rows,
@@ -20,13 +23,18 @@ from jaxgen.training.state import initializer
 
 def test_the_rest_of_the_devices():
     mesh = make_mesh(MeshShape(data=-1, fsdp=2, tensor=2))
-    assert dict(mesh.shape) == {"data": 2, "fsdp": 2, "tensor": 2}
+    assert {axis: size for axis, size in mesh.shape.items() if size > 1} == {
+        "data": 2,
+        "fsdp": 2,
+        "tensor": 2,
+    }
+    assert mesh.axis_names == AXES
 
 
 @pytest.mark.parametrize(
     ("shape", "said"),
     [
-        (MeshShape(data=3), "data 3 × fsdp 1 × tensor 1 does not fit 8 devices"),
+        (MeshShape(data=3), "data 3 does not fit 8 devices"),
         (MeshShape(data=-1, fsdp=3), "does not fit 8 devices"),
         (MeshShape(data=-1, fsdp=-1), "one of them may be -1"),
         (MeshShape(data=0), "every axis takes a positive number"),
@@ -42,8 +50,50 @@ def test_rules_leave_whole_what_does_not_divide():
     assert partition_spec(("embed", "mlp"), (8, 6), mesh) == PartitionSpec("fsdp", "tensor")
     assert partition_spec(("embed", "mlp"), (7, 6), mesh) == PartitionSpec(None, "tensor")
     assert partition_spec(("heads", "mlp"), (4, 6), mesh) == PartitionSpec("tensor", None)
+    assert partition_spec(("experts", "embed"), (4, 8), mesh) == PartitionSpec(None, "fsdp")
     with pytest.raises(UserError, match="No sharding rule for the logical axis 'emded'"):
         partition_spec(("emded",), (8,), mesh)
+
+
+def test_rules_are_replaced_in_one_line():
+    mesh = make_mesh(MeshShape(data=1, fsdp=2, expert=2, tensor=2))
+    names, shape = ("experts", "embed", "mlp"), (4, 8, 6)
+    assert partition_spec(names, shape, mesh) == PartitionSpec("expert", "fsdp", "tensor")
+    layout = with_rules({"experts": None, "mlp": ("tensor", "fsdp"), "mine": "sequence"})
+    with layout_in_use(layout):
+        assert current_layout() == layout
+        # Six divides by tensor's two, not by four; fsdp is taken by then anyway.
+        assert partition_spec(names, shape, mesh) == PartitionSpec(
+            None, ("fsdp", "expert"), "tensor"
+        )
+    assert current_layout().places == RULES
+    with pytest.raises(UserError, match="names the mesh axis 'tensr'; there are slices, stage"):
+        with_rules({"mlp": "tensr"})
+    with pytest.raises(UserError, match="'batch' is fixed"):
+        with_rules({"batch": "data"})
+
+
+@dataclass(frozen=True)
+class Chip:
+    """What a mesh looks at of a device that isn't here."""
+
+    id: int
+    slice_index: int = 0
+    process_index: int = 0
+    platform: str = "cpu"
+    device_kind: str = "cpu"
+
+
+def test_slices_stay_whole():
+    chips = [Chip(number, slice_index=number % 2) for number in range(8)]
+    mesh = make_mesh(MeshShape(slices=2, data=2, tensor=2), chips)
+    for which in (0, 1):
+        assert {chip.slice_index for chip in mesh.devices[which].flat} == {which}
+    hosts = [Chip(number, process_index=number // 2) for number in range(8)]
+    mesh = make_mesh(MeshShape(slices=4, data=2), hosts)
+    assert [chip.process_index for chip in mesh.devices.flat] == [0, 0, 1, 1, 2, 2, 3, 3]
+    with pytest.raises(UserError, match=r"8 slices can't be made of 2 slices .* divisor of 2"):
+        make_mesh(MeshShape(slices=8), chips)
 
 
 def test_batches_divide_over_data_and_fsdp():

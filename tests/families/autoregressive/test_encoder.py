@@ -12,7 +12,7 @@ from small_transformers import parameters
 from jaxgen.families.autoregressive.architectures import bert
 from jaxgen.families.autoregressive.encoder import sentence_embedding
 from jaxgen.nn.transformer_blocks import pre_norm
-from jaxgen.parallel.sharding import RULES
+from jaxgen.parallel.layout import RULES
 
 NETWORK = bert(vocabulary=11, width=32, layers=2, heads=4, context=16)
 NETWORKS = {"post": NETWORK, "pre": NETWORK.clone(order=pre_norm, types=0, pools=False)}

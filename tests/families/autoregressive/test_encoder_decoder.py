@@ -17,7 +17,7 @@ from jaxgen.families.autoregressive.encoder_decoder_architectures import t5, tra
 from jaxgen.families.autoregressive.language_model import sourced_language_model
 from jaxgen.families.autoregressive.likelihood import next_token_loss
 from jaxgen.families.autoregressive.logits import temperature
-from jaxgen.parallel.sharding import RULES
+from jaxgen.parallel.layout import RULES
 
 NETWORKS = {
     "2017": transformer_2017(11, width=32, layers=2, heads=4, hidden=64),

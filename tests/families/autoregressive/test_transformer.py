@@ -10,7 +10,8 @@ from small_transformers import GATED, LEARNED, NETWORKS, ROTARY, VOCABULARY, par
 
 from jaxgen.families.autoregressive.transformer import muon_matrices
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.parallel.sharding import BATCH_AXES, RULES, shardings
+from jaxgen.parallel.layout import BATCH_AXES, RULES
+from jaxgen.parallel.sharding import shardings
 from jaxgen.training.optimizers import muon
 
 TOKENS = jax.random.randint(jax.random.key(5), (3, 12), 0, VOCABULARY)

@@ -13,7 +13,7 @@ from jaxgen.families.vae.vector_quantization import (
     vector_quantizer,
 )
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.parallel.sharding import BATCH_AXES
+from jaxgen.parallel.layout import BATCH_AXES
 
 CODES, DIMENSIONS = 6, 3
 
