@@ -23,8 +23,9 @@ import numpy as np
 from jaxgen.data.sources import Arrays, Shuffled
 from jaxgen.experiment import Experiment, Output, Update
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.training.loop import fit, prepare
+from jaxgen.training.loop import fit
 from jaxgen.training.optimizers import adamw
+from jaxgen.training.prepared import prepare
 from jaxgen.training.run_directory import create
 
 STEPS, ROUNDS, WIDTH = 3000, 7, 192

@@ -18,7 +18,8 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, requirements, run_directory, state
 from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
 from jaxgen.training.experiment_file import ExperimentFile
-from jaxgen.training.loop import first_row, fit, prepare_state
+from jaxgen.training.loop import fit
+from jaxgen.training.prepared import first_row, prepare_state
 from jaxgen.training.run_directory import RunDirectory
 from jaxgen.training.verification import Damaged
 

@@ -15,8 +15,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxgen.errors import UserError
 from jaxgen.nn.expert_dispatch import dropless, within_capacity
 from jaxgen.nn.mixture_of_experts import MixtureOfExperts
-from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.layout import BATCH_AXES, RULES
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.sharding import shardings
 
 EXPERTS, CHOSEN, WIDTH, HIDDEN = 4, 2, 8, 6

@@ -21,7 +21,8 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import experiment_file, runs
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.loop import NotFinite, first_row, prepare, prepare_state
+from jaxgen.training.loop import NotFinite
+from jaxgen.training.prepared import first_row, prepare, prepare_state
 from jaxgen.training.run_directory import locked, open_run
 
 TOY = Path(__file__).parent / "toy.py"

@@ -9,8 +9,8 @@ from jax.sharding import NamedSharding, PartitionSpec
 from small_transformers import GATED, LEARNED, NETWORKS, ROTARY, VOCABULARY, parameters
 
 from jaxgen.families.autoregressive.transformer import muon_matrices
-from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.layout import BATCH_AXES, RULES
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.sharding import shardings
 from jaxgen.training.optimizers import muon
 

@@ -12,8 +12,8 @@ from jaxgen.families.vae.vector_quantization import (
     restarted,
     vector_quantizer,
 )
-from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.layout import BATCH_AXES
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 
 CODES, DIMENSIONS = 6, 3
 
