@@ -7,10 +7,8 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
 
 import absl.logging
 import jax
@@ -20,11 +18,12 @@ from jaxgen import flags
 from jaxgen.data import datasets
 from jaxgen.errors import UserError
 from jaxgen.interop.exporting import export
+from jaxgen.parallel.watch import beat_for_supervisor
 from jaxgen.sample_command import checkpoint_flags, run_argument, sample, say
-from jaxgen.training import experiment_file, host_memory, run_directory, runs
-from jaxgen.training.experiment_file import ExperimentFile
+from jaxgen.supervision.command import supervise
+from jaxgen.train_command import resume, train
+from jaxgen.training import host_memory, run_directory, runs
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.run_directory import RunDirectory
 
 log = logging.getLogger("jaxgen")
 
@@ -52,95 +51,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             raise
         log.error("jaxgen: %s (%s); what was saved before is kept.", error.strerror, error.filename)
         sys.exit(1)
-
-
-def _train(arguments: list[str]) -> None:
-    if not arguments or arguments[0] in ("-h", "--help"):
-        return say(
-            "usage: jaxgen train EXPERIMENT.py [--setting NAME] [flags]\n\n"
-            "Trains an experiment; `jaxgen train EXPERIMENT.py --help` lists its flags."
-        )
-    file = experiment_file.read(experiment_file.find(arguments[0]))
-    setting = flags.setting(arguments[1:], file.settings)
-    chosen = flags.parse(
-        _train_flags(file, setting),
-        arguments[1:],
-        program=f"jaxgen train {arguments[0]}",
-        description=file.documentation,
-    )
-    stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
-    required = {name: getattr(chosen, name) for name in file.requires if getattr(chosen, name)}
-    run = runs.begin(
-        chosen.run or _unused(f"runs/{file.name}/{stamp}"),
-        file,
-        setting,
-        chosen.config,
-        chosen.options,
-        required,
-        ["jaxgen", "train", *arguments],
-    )
-    _carry_on(run)
-
-
-def _unused(path: str) -> str:
-    """`path`, or the first of path-2, path-3, ... that isn't there: two may start in a second."""
-    number, name = 1, path
-    while epath.Path(name).exists():
-        number += 1
-        name = f"{path}-{number}"
-    return name
-
-
-def _train_flags(file: ExperimentFile, setting: str) -> list[flags.Field]:
-    """The flags that every experiment has, and this one's own."""
-    names = Literal[tuple(file.settings)]
-    return [
-        flags.flag("setting", names, setting, "which of SETTINGS to start from"),
-        flags.flag("run", str, "", "new run directory (runs/EXPERIMENT/TIME)"),
-        *(
-            flags.flag(name, str, "", f"a finished run of {needed}; left out, one is trained first")
-            for name, needed in file.requires.items()
-        ),
-        flags.group("config", file.config_type, file.settings[setting]),
-        flags.group("options", runs.Options, runs.Options()),
-    ]
-
-
-def _resume(arguments: list[str]) -> None:
-    chosen = flags.parse(
-        [flags.positional("run", str, "run directory")],
-        arguments,
-        "jaxgen resume",
-        "Continues a run from its newest whole checkpoint, bitwise as if it had never stopped.",
-    )
-    _carry_on(run_directory.open_run(chosen.run))
-
-
-def _carry_on(run: RunDirectory) -> None:
-    """Trains to the end and says where everything lies, or how to go on."""
-    began = time.time()
-    try:
-        with run_directory.logged(run):
-            scores = runs.carry_on(run)
-    except Interrupted as stopped:
-        log.info("Stopped after step %d; everything is saved. To go on:", stopped.step)
-        log.info("  jaxgen resume %s", run.path)
-        raise
-    pictures = sorted((run.path / "samples").iterdir()) if (run.path / "samples").exists() else []
-    checkpoints = sorted(int(c.name) for c in run.checkpoints.iterdir() if c.name.isdigit())
-    minutes, seconds = divmod(round(time.time() - began), 60)
-    log.info("\nDone in %d:%02d.", minutes, seconds)
-    for name, value in scores.items():
-        log.info("  %-42s %.4f", name, value)
-    if pictures:
-        for sample in sorted(pictures[-1].iterdir()):
-            log.info("  samples     %s", sample)
-    log.info("  scores      %s", run.path / "scores.json")
-    log.info("  checkpoint  %s", run.checkpoints / str(checkpoints[-1]))
-    log.info("Next:")
-    if pictures:
-        log.info("  jaxgen sample %s --help", run.path)
-    log.info("  jaxgen evaluate %s", run.path)
 
 
 def _evaluate(arguments: list[str]) -> None:
@@ -191,12 +101,13 @@ def _datasets(arguments: list[str]) -> None:
 
 def _command(name: str) -> Callable[[list[str]], None]:
     commands = {
-        "train": _train,
-        "resume": _resume,
+        "train": train,
+        "resume": resume,
         "sample": sample,
         "evaluate": _evaluate,
         "export": _export,
         "datasets": _datasets,
+        "supervise": supervise,
     }
     if name in ("-h", "--help"):
         return lambda _: say(
@@ -206,7 +117,8 @@ def _command(name: str) -> Callable[[list[str]], None]:
             "  sample RUN [SAMPLER] [flags]   draw from what a run has learned\n"
             "  evaluate RUN [flags]           score it on its held-out data\n"
             "  export RUN [flags]             write its model for Hugging Face's transformers\n"
-            "  datasets [prepare NAME]        list the data sets, get one\n\n"
+            "  datasets [prepare NAME]        list the data sets, get one\n"
+            "  supervise -- COMMAND           keep a run alive: start it again when it dies or hangs\n\n"
             "Each command explains itself with --help."
         )
     if name not in commands:
@@ -219,6 +131,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
 
 def _prepare_process() -> None:
     """Plain messages, quiet libraries; memory and compiled programs that are kept for later."""
+    beat_for_supervisor()
     host_memory.keep_freed_memory()
     to_terminal = logging.StreamHandler(sys.stderr)
     to_terminal.setLevel(logging.INFO)

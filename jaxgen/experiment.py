@@ -88,6 +88,11 @@ class Update:
     repeats: so many updates a step, each on a fresh micro-batch.
     every: runs in steps every, 2·every, ... only (lazy regularization).
     accumulate: splits each micro-batch in so many, summing weighted gradients by `scan`.
+    reduce_once: while accumulating, each group of devices along the mesh's `slices` and `data`
+        goes over its own rows alone, and gradients are added up between groups once at the end, not
+        for each part. Losses and gradients are the same, by weight, where rows don't look at each
+        other; noise, and what couples rows (batch statistics), are of a group's rows. `variables`
+        join as under pmap (`jaxgen/training/pmap_step.py`).
     ema: decay of a moving average of the moved part, warmed up as min(decay, (1+n)/(10+n)) after
         n updates; or a schedule n -> decay, used as it is; None keeps no average.
     """
@@ -99,6 +104,7 @@ class Update:
     repeats: int = 1
     every: int = 1
     accumulate: int = 1
+    reduce_once: bool = False
     ema: float | Callable[[Any], Any] | None = None
 
 

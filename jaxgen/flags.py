@@ -64,6 +64,14 @@ def parse(
     return chosen
 
 
+def only(kind: type, arguments: Sequence[str]) -> Any:
+    """A `kind` by its flags, before anything is known of the others that stand beside them."""
+    asked = [argument for argument in arguments if argument not in ("-h", "--help")]
+    chosen: Any
+    chosen, _ = tyro.cli(kind, args=asked, return_unknown_args=True)
+    return chosen
+
+
 def setting(arguments: Sequence[str], settings: Mapping[str, Any]) -> str:
     """Finds --setting before all other flags, since it gives them their defaults.
 

@@ -28,7 +28,7 @@ from made_up_data import (
 )
 
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.training import drawing, experiment_file, run_directory, runs
+from jaxgen.training import beginning, drawing, experiment_file, run_directory, runs
 
 ROOT = Path(__file__).parent.parent
 EXPERIMENTS = sorted(ROOT.glob("experiments/*.py"))
@@ -74,8 +74,8 @@ def begin(path, directory, checkpoint_every=3, required=None, **changes):
         pytest.skip(f"{needed} is not here")
     file = experiment_file.read(epath.Path(path))
     config = dataclasses.replace(file.settings["tiny"], **changes)
-    options = runs.Options(checkpoint_every=checkpoint_every)
-    return runs.begin(directory, file, "tiny", config, options, required or {}, [])
+    options = beginning.Options(checkpoint_every=checkpoint_every)
+    return beginning.begin(directory, file, "tiny", config, options, required or {}, [])
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Items, Params
+from jaxgen.parallel.sharding import fetched
 
 # A set of pictures: all of it, items with an "image", or pieces of it as they are made.
 Pictures = np.ndarray | jax.Array | Items | Iterable[np.ndarray]
@@ -56,7 +57,7 @@ def read_in_batches(
             if mesh.empty
             else jax.device_put(filled, NamedSharding(mesh, PartitionSpec(mesh.axis_names)))
         )
-        logits, features = jax.device_get(_apply(network, params, placed))
+        logits, features = fetched(_apply(network, params, placed))
         yield np.argmax(logits, -1)[: len(batch)], features[: len(batch)]
 
 

@@ -14,6 +14,7 @@ from jaxgen.evaluation.modes import class_entropy
 from jaxgen.evaluation.pieces import in_pieces
 from jaxgen.evaluation.spread import relative_spread
 from jaxgen.experiment import Key, Model, taken
+from jaxgen.parallel.sharding import fetched
 
 Draw = Callable[[Model, Key, int], Array]  # (model, key, count) -> pictures in [-1, 1]
 Score = Callable[[Model, Mapping[str, Any], Key], dict[str, float]]
@@ -45,7 +46,7 @@ def seen_classes(read: Read, draw: Draw, classes: int, samples: int = 500) -> Sc
     drawn = jax.jit(draw, static_argnums=2)
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
-        labels, _ = read(np.asarray(drawn(model, key, samples)))
+        labels, _ = read(fetched(drawn(model, key, samples)))
         return {"entropy": class_entropy(labels, classes)}
 
     return score
@@ -60,6 +61,6 @@ def seen_spread(draw: Draw, samples: int = 500) -> Score:
 
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         real = taken(data["test"], 0, samples)["image"]
-        return {"spread": relative_spread(real, np.asarray(drawn(model, key, samples)))}
+        return {"spread": relative_spread(real, fetched(drawn(model, key, samples)))}
 
     return score

@@ -19,6 +19,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Key, Params
+from jaxgen.parallel.sharding import fetched
 
 # (params, key, x (batch, ...), samples) -> log p(x, zᵢ) - log q(zᵢ | x), (samples, batch)
 LogWeights = Callable[[Params, Key, Array, int], Array]
@@ -53,7 +54,7 @@ def importance_weighted_bound(
         found.append(
             _bound(log_weights, samples // chunk, chunk, params, batch_key, observed[indices])
         )
-    return np.concatenate([np.asarray(part, np.float64) for part in found])[:count]
+    return np.concatenate([np.asarray(fetched(part), np.float64) for part in found])[:count]
 
 
 @partial(jax.jit, static_argnums=(0, 1, 2))

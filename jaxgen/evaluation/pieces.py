@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array
 
 from jaxgen.experiment import Key
+from jaxgen.parallel.sharding import fetched
 
 
 def in_pieces(
@@ -21,4 +22,4 @@ def in_pieces(
     compiled = jax.jit(draw, static_argnums=1)
     for index, start in enumerate(range(0, count, piece)):
         some = min(piece, count - start)
-        yield np.asarray(compiled(jax.random.fold_in(key, index), some))
+        yield fetched(compiled(jax.random.fold_in(key, index), some))

@@ -9,6 +9,7 @@ import numpy as np
 from jaxgen.evaluation.features import Pictures, batches
 from jaxgen.evaluation.frechet import Moments, frechet_distance
 from jaxgen.evaluation.image_scores import Read
+from jaxgen.parallel.sharding import fetched
 
 
 def reconstruction_scores(
@@ -26,7 +27,7 @@ def reconstruction_scores(
     errors, moments = [], []
     for batch in batches(pictures, rows):
         filled = np.concatenate([batch, np.repeat(batch[-1:], rows - len(batch), axis=0)])
-        made = np.asarray(reconstruct(filled))[: len(batch)]
+        made = fetched(reconstruct(filled))[: len(batch)]
         errors.append(np.square(made.astype(np.float64) - batch).mean((1, 2, 3)))
         moments.append([Moments.of(read(some)[1]) for some in (batch, made)])
     error = np.concatenate(errors)

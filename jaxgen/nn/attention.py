@@ -14,12 +14,15 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
+from jaxgen.nn.attention_blocks import HIDDEN
 from jaxgen.nn.attention_kernels import (
     cudnn_attention,
     cudnn_refuses,
+    platform_in_use,
     splash_attention,
     splash_refuses,
 )
+from jaxgen.nn.ring_attention import ring_attention, ring_refuses
 from jaxgen.nn.visibility import (
     Implementation,
     Keys,
@@ -32,10 +35,7 @@ from jaxgen.nn.visibility import (
     visible,
 )
 
-__all__ = ["attention", "cudnn_attention", "splash_attention", "xla_attention"]
-
-# Far below any score, yet its difference from half of itself is finite.
-_HIDDEN = -1e30
+__all__ = ["attention", "cudnn_attention", "ring_attention", "splash_attention", "xla_attention"]
 
 
 def attention(
@@ -64,8 +64,9 @@ def attention(
     query that sees nothing gets zeros (by cuDNN, a mean of the values).
 
     Args:
-        implementation: `xla_attention`, `cudnn_attention`, `splash_attention` or one of your own;
-            None takes what is fastest on the platform that this is traced for.
+        implementation: `xla_attention`, `cudnn_attention`, `splash_attention`, `ring_attention` or
+            one of your own; None takes the ring where the mesh in use splits sequences and it can,
+            else what is fastest on the platform that this is traced for.
 
     Raises:
         UserError: for heads that the groups don't divide, a window that holds nothing, dropout
@@ -91,9 +92,10 @@ def attention(
 def _fastest(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) -> Implementation:
     # Chosen while tracing and not by jax.lax.platform_dependent: differentiating that one keeps
     # every branch's residuals, so a TPU would hold the scores that splash attention is there to
-    # avoid. The mesh comes first because it may describe devices that this host doesn't have.
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    platform = jax.default_backend() if device is None else device.platform
+    # avoid.
+    if not ring_refuses(query, key, visibility, scoring):
+        return ring_attention
+    platform = platform_in_use()
     if platform == "tpu" and not splash_refuses(query, key, visibility, scoring):
         return splash_attention
     if platform in ("gpu", "cuda") and not cudnn_refuses(query, key, visibility, scoring):
@@ -167,7 +169,7 @@ def _xla_block(
         scores = (scores.reshape(shape) + scoring.bias.astype(jnp.float32)).reshape(scores.shape)
     mask = visible(visibility, time, positions)
     if mask is not None:
-        scores = jnp.where(mask, scores.reshape(shape), _HIDDEN).reshape(scores.shape)
+        scores = jnp.where(mask, scores.reshape(shape), HIDDEN).reshape(scores.shape)
     highest = scores.max(-1, keepdims=True)
     sinks = None
     if scoring.sinks is not None:
@@ -176,7 +178,7 @@ def _xla_block(
         ).reshape(highest.shape)
         highest = jnp.maximum(highest, sinks)
     # Where all is hidden this makes every weight exp(-5e29) = 0, not exp(0).
-    highest = jnp.maximum(jax.lax.stop_gradient(highest), _HIDDEN / 2)
+    highest = jnp.maximum(jax.lax.stop_gradient(highest), HIDDEN / 2)
     weights = jnp.exp(scores - highest)
     total = weights.sum(-1, keepdims=True)
     if sinks is not None:

@@ -1,8 +1,9 @@
 """How tokens come to their experts and back: all of them, or as many as each expert has room for.
 
 Both ways give every assignment of a token to an expert a slot in one array that is sorted by
-expert. Each slot knows its assignment and each assignment its slot, so moving vectors there and
-back, gradients included, is always a gather: scatters of vectors are slow on every platform.
+expert. Inside `jax.set_mesh`, each device does this for its own tokens. Experts that lie on
+several devices stay there, and tokens travel to them. An axis of the mesh that doesn't divide the
+experts holds none of them: each of its devices fetches all experts' weights.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 from jaxtyping import Array, Bool, Float, Int
 
+from jaxgen.nn.expert_exchange import Axis, in_rounds, sent_back, sent_to_experts
+from jaxgen.nn.expert_slots import collected, inverse, ranks, spread
 from jaxgen.nn.grouped_product import GroupedProduct, grouped_product
 from jaxgen.parallel.sharding import partition_spec
 
@@ -56,9 +59,11 @@ def dropless(
 ) -> tuple[Vectors, Kept]:
     """Every token goes to all experts that it chose (MegaBlocks, Gale et al. 2022).
 
-    `product` multiplies rows that are sorted by expert, `jax.lax.ragged_dot` for example.
+    `product` multiplies rows that are sorted by expert, `jax.lax.ragged_dot` for example. Experts
+    on several devices: `in_rounds` says what travels.
     """
-    return _by_device(partial(_sorted_by_expert, product), x, chosen, weights, experts)
+    compute = partial(_sorted_by_expert, product)
+    return _by_device(compute, ("batch", "time"), x, chosen, weights, experts)
 
 
 def within_capacity(
@@ -73,132 +78,126 @@ def within_capacity(
     The capacity is ⌈factor · chosen · tokens / experts⌉ (Fedus et al. 2021, eq. 3). All first
     choices come before all second ones, and earlier tokens before later. What is dropped adds
     nothing; the weights of the token's other experts stay as they are.
+
+    Experts on D devices: of each device's groups · experts · capacity vectors, used or not,
+    (D - 1) / D leave it and as many come back, and as many again in the gradient.
     """
-    return _by_device(partial(_first_come, factor), x, chosen, weights, experts)
+    compute = partial(_first_come, factor)
+    return _by_device(compute, ("batch", None), x, chosen, weights, experts)
 
 
 def _first_come(
-    factor: float, x: Vectors, chosen: Chosen, weights: Weights, experts: GatedExperts
+    factor: float,
+    axis: Axis | None,
+    x: Vectors,
+    chosen: Chosen,
+    weights: Weights,
+    experts: GatedExperts,
 ) -> tuple[Vectors, Kept]:
     groups, tokens, _ = x.shape
-    number, choices = experts.gate.shape[0], chosen.shape[-1]
+    number, choices = _number(experts, axis), chosen.shape[-1]
     capacity = min(tokens, max(1, math.ceil(factor * choices * tokens / number)))
     # (groups, choices · tokens), so that counting takes first choices first.
     ordered = chosen.transpose(0, 2, 1).reshape(groups, -1)
-    rank, _ = jax.vmap(_ranks, (0, None))(ordered, number)
+    rank, _ = jax.vmap(ranks, (0, None))(ordered, number)
     slot = jnp.where(
         (ordered < number) & (rank < capacity), ordered * capacity + rank, number * capacity
     )
     slot = slot.reshape(groups, choices, tokens).transpose(0, 2, 1)
-
-    def product(x: Array, kernels: Array) -> Array:
-        x = x.reshape(groups, number, capacity, -1)
-        return jnp.einsum("gecw,ewh->gech", x, kernels).reshape(groups, number * capacity, -1)
-
-    assignment = jax.vmap(_inverse, (0, None))(slot, number * capacity)
-    out = experts(jax.vmap(_spread)(x, slot, assignment), product)
-    back = jax.vmap(_collected)(out, slot, assignment)
+    assignment = jax.vmap(inverse, (0, None))(slot, number * capacity)
+    rows = jax.vmap(spread)(x, slot, assignment).reshape(groups, number, capacity, -1)
+    if axis is not None:
+        rows = sent_to_experts(rows, axis)
+    out = experts(rows, lambda x, kernels: jnp.einsum("gecw,ewh->gech", x, kernels))
+    if axis is not None:
+        out = sent_back(out, axis)
+    back = jax.vmap(collected)(out.reshape(groups, number * capacity, -1), slot, assignment)
     out = jnp.einsum("gtkw,gtk->gtw", back, weights, preferred_element_type=jnp.float32)
     return out.astype(x.dtype), slot < number * capacity
 
 
 def _sorted_by_expert(
-    product: GroupedProduct, x: Vectors, chosen: Chosen, weights: Weights, experts: GatedExperts
+    product: GroupedProduct,
+    axis: Axis | None,
+    x: Vectors,
+    chosen: Chosen,
+    weights: Weights,
+    experts: GatedExperts,
 ) -> tuple[Vectors, Kept]:
-    width, choices, number = x.shape[-1], chosen.shape[-1], experts.gate.shape[0]
-    flat = chosen.reshape(-1)
-    rank, sizes = _ranks(flat, number)
-    starts = jnp.cumsum(sizes) - sizes
-    slot = jnp.where(flat < number, starts[flat] + rank, flat.size).reshape(-1, choices)
-    assignment = _inverse(slot, flat.size)
-    rows = _spread(x.reshape(-1, width), slot, assignment)
-    back = _collected(
-        experts(rows, lambda x, kernels: product(x, kernels, sizes)), slot, assignment
-    )
-    out = jnp.einsum(
-        "tkw,tk->tw", back, weights.reshape(-1, choices), preferred_element_type=jnp.float32
-    )
+    rows, number = x.reshape(-1, x.shape[-1]), _number(experts, axis)
+    by_row, weights = (each.reshape(len(rows), -1) for each in (chosen, weights))
+    if axis is None:
+        back = _products(product, rows, by_row, experts)
+        out = jnp.einsum("tkw,tk->tw", back, weights, preferred_element_type=jnp.float32)
+    else:
+        out = in_rounds(
+            lambda rows, own, experts: _products(product, rows, own[:, None], experts)[:, 0],
+            axis, rows, by_row, weights, experts, len(experts.gate),
+        )  # fmt: skip
     return out.reshape(x.shape).astype(x.dtype), chosen < number
 
 
-def _ranks(
-    chosen: Int[Array, "assignments"], experts: int
-) -> tuple[Int[Array, "assignments"], Int[Array, "experts"]]:
-    """How many earlier assignments each one's expert has, and how many each expert has in all."""
-    taken = jax.nn.one_hot(chosen, experts, dtype=jnp.int32)  # padding's are all 0
-    so_far = jnp.cumsum(taken, axis=0)
-    return (taken * so_far).sum(1) - 1, so_far[-1]
-
-
-def _inverse(slot: Int[Array, "tokens chosen"], slots: int) -> Int[Array, "slots"]:
-    """Each slot's assignment, or one after the last where the slot stays empty."""
-    empty = jnp.full(slots, slot.size, jnp.int32)
-    every = jnp.arange(slot.size, dtype=jnp.int32)
-    return empty.at[slot.reshape(-1)].set(every, mode="drop", unique_indices=True)
-
-
-def _rows(x: Float[Array, "rows width"], index: Int[Array, "*taken"]) -> Array:
-    return x.at[index].get(mode="fill", fill_value=0)
-
-
-@jax.custom_vjp
-def _spread(
+def _products(
+    product: GroupedProduct,
     x: Float[Array, "tokens width"],
-    slot: Int[Array, "tokens chosen"],
-    assignment: Int[Array, "slots"],
-) -> Float[Array, "slots width"]:
-    """Each token's vector in all of its slots, and 0 in empty ones."""
-    return _rows(x, assignment // slot.shape[1])
-
-
-@jax.custom_vjp
-def _collected(
-    x: Float[Array, "slots width"],
-    slot: Int[Array, "tokens chosen"],
-    assignment: Int[Array, "slots"],
+    chosen: Int[Array, "tokens chosen"],
+    experts: GatedExperts,
 ) -> Float[Array, "tokens chosen width"]:
-    """What lies in each assignment's slot, and 0 for those that have none."""
-    return _rows(x, slot)
+    """What each token's experts make of it, all of them on this device; 0 for padding."""
+    number = len(experts.gate)
+    flat = chosen.reshape(-1)
+    rank, sizes = ranks(flat, number)
+    starts = jnp.cumsum(sizes) - sizes
+    slot = jnp.where(flat < number, starts[flat] + rank, flat.size).reshape(chosen.shape)
+    assignment = inverse(slot, flat.size)
+    rows = spread(x, slot, assignment)
+    return collected(experts(rows, lambda x, kernels: product(x, kernels, sizes)), slot, assignment)
 
 
-_spread.defvjp(
-    lambda x, slot, assignment: (_spread(x, slot, assignment), slot),
-    lambda slot, slope: (_rows(slope, slot).sum(1), None, None),
-)
-_collected.defvjp(
-    lambda x, slot, assignment: (_rows(x, slot), assignment),
-    lambda assignment, slope: (
-        _rows(slope.reshape(-1, slope.shape[-1]), assignment),
-        None,
-        None,
-    ),
-)
+def _number(experts: GatedExperts, axis: Axis | None) -> int:
+    """How many experts there are on all devices of the axis."""
+    here: int = len(experts.gate)
+    return here if axis is None else here * jax.lax.axis_size(axis)
 
 
 def _by_device(
-    compute: Dispatch, x: Vectors, chosen: Chosen, weights: Weights, experts: GatedExperts
+    compute: Callable[..., tuple[Vectors, Kept]],
+    apart: tuple[str | None, str | None],
+    x: Vectors,
+    chosen: Chosen,
+    weights: Weights,
+    experts: GatedExperts,
 ) -> tuple[Vectors, Kept]:
-    """`compute` on each device for its own groups, by its part of every expert's hidden width.
+    """`compute` on each device for its own tokens, by its part of every expert's hidden width.
 
     Inside `jax.set_mesh`. Left alone, the compiler exchanges the vectors of all tokens to sort
-    them, which took two to three times as long on simulated devices.
+    them, which took two to three times as long on simulated devices. `apart` names the axes of
+    groups and tokens, None for one that `compute` needs whole. `compute` is told the axis of the
+    mesh that holds the experts, if one does. Tokens that it doesn't split, the few rows of a sample
+    for example, each of its devices sends to their experts: no more work than if each had all
+    experts' weights, which are far larger.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
-        return compute(x, chosen, weights, experts)
-    split = PartitionSpec(partition_spec(("batch", None, None), x.shape, mesh)[0])
-    into = partition_spec((None, None, "mlp"), experts.gate.shape, mesh)
-    hidden_axis = into[2]
-    if split == PartitionSpec(None) and hidden_axis is None:
-        return compute(x, chosen, weights, experts)
+        return compute(None, x, chosen, weights, experts)
+    number, _, hidden = experts.gate.shape
+    (axis,) = partition_spec(("experts",), (number,), mesh)
+    # Together, so that what splits the hidden width, over which results are summed, splits neither
+    # tokens nor experts.
+    *split, _, hidden_axis = partition_spec(
+        (*apart, "experts", "mlp"), (*x.shape[:2], number, hidden), mesh
+    )
+    if split == [None, None] and axis is None and hidden_axis is None:
+        return compute(None, x, chosen, weights, experts)
 
     def local(*arguments: Any) -> tuple[Vectors, Kept]:
-        out, kept = compute(*arguments)
+        out, kept = compute(axis, *arguments)
         return out if hidden_axis is None else jax.lax.psum(out, hidden_axis), kept
 
+    rows, into = PartitionSpec(*split), PartitionSpec(axis, None, hidden_axis)
     kernels = dataclasses.replace(
-        experts, gate=into, up=into, down=PartitionSpec(None, hidden_axis)
+        experts, gate=into, up=into, down=PartitionSpec(axis, hidden_axis)
     )
     return jax.shard_map(
-        local, in_specs=(split, split, split, kernels), out_specs=split, check_vma=False
+        local, in_specs=(rows, rows, rows, kernels), out_specs=rows, check_vma=False
     )(x, chosen, weights, experts)

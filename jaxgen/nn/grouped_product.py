@@ -14,6 +14,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen.parallel.operations import expected_trips
+
 Rows = Float[Array, "rows inputs"]
 Products = Float[Array, "rows outputs"]
 Kernels = Float[Array, "groups inputs outputs"]
@@ -82,12 +84,13 @@ def _products(
         return jax.lax.dynamic_update_slice(made, out.astype(x.dtype), (start, 0))
 
     made = jnp.zeros((len(long), kernels.shape[3 - kernel_axis]), x.dtype)
-    return jax.lax.fori_loop(0, blocks, one, made)[: len(x)]
+    with expected_trips(len(x) / size):
+        return jax.lax.fori_loop(0, blocks, one, made)[: len(x)]
 
 
 def _outer_products(x: Rows, slope: Products, sizes: Sizes) -> Kernels:
     """Each group's sum of x[i]ᵀ · slope[i], in float32."""
-    size = _rows_per_block(x, sizes)
+    size, count_of_rows = _rows_per_block(x, sizes), len(x)
     place, blocks = _blocks(sizes, size)
     x, slope = (jnp.pad(rows, ((0, size), (0, 0))) for rows in (x, slope))
 
@@ -107,7 +110,8 @@ def _outer_products(x: Rows, slope: Products, sizes: Sizes) -> Kernels:
         return jax.lax.dynamic_update_index_in_dim(sums, before + sum_, group, 0)
 
     sums = jnp.zeros((len(sizes), x.shape[1], slope.shape[1]), jnp.float32)
-    return jax.lax.fori_loop(0, blocks, one, sums)
+    with expected_trips(count_of_rows / size):
+        return jax.lax.fori_loop(0, blocks, one, sums)
 
 
 def _rows_per_block(x: Array, sizes: Sizes) -> int:

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.saved_tensors import MLP_HIDDEN, named
 
 Activation = Callable[[Array], Array]
 
@@ -72,7 +73,7 @@ class MLP(nn.Module):
         Args:
             deterministic: switches dropout off.
         """
-        hidden = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
+        hidden = _hidden(self, "up", x)
         hidden = nn.Dropout(self.dropout, deterministic=deterministic)(self.activation(hidden))
         down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
@@ -97,11 +98,15 @@ class GatedMLP(nn.Module):
         deterministic: bool = True,
     ) -> Float[Array, "*rows width"]:
         """As `MLP`."""
-        gate = _linear(self, "gate", self.hidden, self.initializer, ("embed", "mlp"))(x)
-        up = _linear(self, "up", self.hidden, self.initializer, ("embed", "mlp"))(x)
+        gate, up = _hidden(self, "gate", x), _hidden(self, "up", x)
         hidden = nn.Dropout(self.dropout, deterministic=deterministic)(self.activation(gate) * up)
         down = _linear(self, "down", x.shape[-1], self.output_initializer, ("mlp", "embed"))
         return down(hidden)
+
+
+def _hidden(module: MLP | GatedMLP, name: str, x: Array) -> Array:
+    layer = _linear(module, name, module.hidden, module.initializer, ("embed", "mlp"))
+    return named(layer(x), MLP_HIDDEN)
 
 
 def _linear(

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from jaxgen.errors import UserError
+from jaxgen.nn import linear
 from jaxgen.nn.attention import attention
 from jaxgen.nn.key_value_cache import (
     CacheRoom,
@@ -21,9 +22,9 @@ from jaxgen.nn.key_value_cache import (
     slot_positions,
     written,
 )
-from jaxgen.nn.linear import Linear
 from jaxgen.nn.position_bias import PositionBias
 from jaxgen.nn.rotary import Angles, rotate
+from jaxgen.nn.saved_tensors import ATTENTION, KEY, QUERY, VALUE, named
 from jaxgen.nn.visibility import Implementation
 
 Hidden = Float[Array, "batch time width"]
@@ -168,8 +169,7 @@ class SelfAttention(nn.Module):
             implementation=self.implementation,
         )
         output_bias = self.bias if self.output_bias is None else self.output_bias
-        out = _output(x.shape[-1], output_bias, self.output_initializer, self.dtype)(out)
-        return out, cache
+        return _map_out(self, x.shape[-1], output_bias, out), cache
 
     def _bias(
         self,
@@ -195,7 +195,7 @@ class SelfAttention(nn.Module):
         names = ("embed", "heads", "head_dim")
         of_queries = self.query_initializer or self.initializer
         layers = [
-            Linear((heads, depth), names, 1, self.bias, initializer, self.dtype, name=name)
+            linear.Linear((heads, depth), names, 1, self.bias, initializer, self.dtype, name=name)
             for name, heads, initializer in (
                 ("query", self.heads, of_queries),
                 ("key", groups, self.initializer),
@@ -206,7 +206,7 @@ class SelfAttention(nn.Module):
         # One wide product is faster than three. Each group's columns lie together, so that
         # splitting groups over devices still splits this product.
         kernel = jnp.concatenate([k.reshape(width, groups, -1) for k in kernels], axis=2)
-        y = jnp.dot(x.astype(self.dtype).reshape(-1, width), kernel.reshape(width, -1))
+        y = linear.product(x.astype(self.dtype).reshape(-1, width), kernel.reshape(width, -1))
         y = y.reshape(batch, time, groups, -1)
         if self.bias:
             bias = jnp.concatenate([b.reshape(1, 1, groups, -1) for b in biases], axis=3)
@@ -218,7 +218,7 @@ class SelfAttention(nn.Module):
             made if (adapted := layer.adaptation(x)) is None else made + adapted
             for layer, made in zip(layers, (query, key, value), strict=True)
         )
-        return query, key, value
+        return named(query, QUERY), named(key, KEY), named(value, VALUE)
 
 
 class CrossAttention(nn.Module):
@@ -252,16 +252,17 @@ class CrossAttention(nn.Module):
 
         def map_in(name: str, vectors: Array, initializer: Any = self.initializer) -> Array:
             outputs = (self.heads, depth)
-            layer = Linear(outputs, names, 1, self.bias, initializer, self.dtype, name=name)
+            layer = linear.Linear(outputs, names, 1, self.bias, initializer, self.dtype, name=name)
             return layer(vectors)
 
         def normal(name: str, x: Array) -> Array:
             return x if self.query_key_norm is None else self.query_key_norm(name=name)(x)
 
-        query = normal("query_norm", map_in("query", x, self.query_initializer or self.initializer))
+        query = map_in("query", x, self.query_initializer or self.initializer)
+        query = normal("query_norm", named(query, QUERY))
         if cache is None:
             key, value = map_in("key", places.memory), map_in("value", places.memory)
-            key = normal("key_norm", key)
+            key, value = normal("key_norm", named(key, KEY)), named(value, VALUE)
             if places.room is not None:
                 sources = replace(places.room, capacity=key.shape[1])
                 cache = new_cache(key, value, sources, None, None, 0)
@@ -273,7 +274,7 @@ class CrossAttention(nn.Module):
             query, key, value, segments=places.memory_segments, scale=self.scale, dropout=dropout,
             dropout_key=dropout_key,
         )  # fmt: skip
-        return _output(x.shape[-1], self.bias, self.output_initializer, self.dtype)(out), cache
+        return _map_out(self, x.shape[-1], self.bias, out), cache
 
 
 def indices(
@@ -284,9 +285,10 @@ def indices(
     return offset + jnp.arange(time)[None, :], jnp.arange(positions)[None, :]
 
 
-def _output(width: int, bias: bool, initializer: Any, dtype: Any) -> Linear:
-    names = ("heads", "head_dim", "embed")
-    return Linear((width,), names, 2, bias, initializer, dtype, name="out")
+def _map_out(module: SelfAttention | CrossAttention, width: int, bias: bool, x: Array) -> Array:
+    names, dtype = ("heads", "head_dim", "embed"), module.dtype
+    layer = linear.Linear((width,), names, 2, bias, module.output_initializer, dtype, name="out")
+    return layer(named(x, ATTENTION))
 
 
 def _depth(width: int, heads: int) -> int:

@@ -15,11 +15,15 @@ from typing import Any
 import flax.linen as nn
 import flax.struct
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Params
+from jaxgen.nn.saved_tensors import BLOCK_INPUT, RESIDUAL, Policy, named
 from jaxgen.nn.self_attention import Places
+from jaxgen.parallel.layout import current_layout
+from jaxgen.parallel.pipeline import Schedule, Turn, pipelined, schedule, stages_of
 
 Hidden = Float[Array, "batch time width"]
 Layer = Callable[[Hidden], Hidden]
@@ -85,9 +89,12 @@ class Block(nn.Module):
         own, of_memory = cache, None
         if across is not None and cache is not None:
             own, of_memory = cache.own, cache.memory
+        x = named(x, BLOCK_INPUT)
         x = sublayer("attention", attend("attention", self.attention, own), x)
+        x = named(x, RESIDUAL)
         if across is not None:
             x = sublayer("cross_attention", attend("cross_attention", across, of_memory), x)
+            x = named(x, RESIDUAL)
         mlp = self.mlp(name="mlp")
         x = sublayer("mlp", lambda x: mlp(x, places.real, self.deterministic), x)
         if across is None or kept["attention"] is None:
@@ -111,6 +118,77 @@ class Period(nn.Module):
         return x, tuple(caches)
 
 
+class Stack(nn.Module):
+    """Layers of one make, with parameters and caches that are stacked along a first axis.
+
+    Scanned, or on a mesh with several stages a pipeline: see `stacked`.
+
+    layer: makes one, a `Block` or a `Period`.
+    length: how many there are; turns of several kinds count as one.
+    unroll, remat: as in `stacked`.
+    """
+
+    layer: partial[Any]
+    length: int
+    unroll: int = 1
+    remat: bool | Policy = False
+
+    def setup(self) -> None:
+        """The scan, whose parameters are this module's own."""
+        kind = self.layer.func
+        policy = None if isinstance(self.remat, bool) else self.remat
+        scan = nn.scan(
+            # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
+            nn.remat(kind, prevent_cse=False, policy=policy) if self.remat else kind,
+            variable_axes={"params": 0, "router": 0},
+            split_rngs={"params": True, "dropout": True},
+            in_axes=(0, nn.broadcast),
+            out_axes=0,
+            length=self.length,
+            unroll=self.unroll,
+            metadata_params={nn.PARTITION_NAME: "layers"},
+        )
+        self._scan = scan(**self.layer.keywords)
+        nn.share_scope(self, self._scan)
+
+    def __call__(self, x: Hidden, cache: Any, places: Places) -> tuple[Hidden, Any]:
+        """The last layer's vectors, and all layers' caches."""
+        mesh = jax.sharding.get_abstract_mesh()
+        cached = cache is not None or places.room is not None
+        if cached or self.is_initializing() or stages_of(mesh) == 1:
+            out: tuple[Hidden, Any] = self._scan(x, cache, places)
+            return out
+        plan = schedule(self.length, len(x), mesh, current_layout().pipeline)
+        return self._pipelined(x, places, plan), None
+
+    def _pipelined(self, x: Hidden, places: Places, plan: Schedule) -> Hidden:
+        # Without a parent, so that each layer's parameters can be handed to it.
+        one = self.layer(parent=None)
+        key = self.make_rng("dropout") if self.has_rng("dropout") else None
+
+        def stage(parameters: Params, x: Hidden, places: Places, turn: Turn) -> tuple[Hidden, Any]:
+            def layer(x: Hidden, number_and_own: tuple[Array, Params]) -> tuple[Hidden, Any]:
+                number, own = number_and_own
+                rngs = {}
+                if key is not None:
+                    of_layer = jax.random.fold_in(key, number)
+                    rngs["dropout"] = jax.random.fold_in(of_layer, turn.microbatch)
+                (x, _), sown = one.apply(
+                    {"params": own}, x, None, places, rngs=rngs, mutable=["router"]
+                )
+                return x, sown.get("router", {})
+
+            numbers = turn.first_layer + jnp.arange(len(jax.tree.leaves(parameters)[0]))
+            unroll = min(self.unroll, len(numbers))
+            return jax.lax.scan(layer, x, (numbers, parameters), unroll=unroll)
+
+        x, sown = pipelined(stage, self.variables["params"], x, places, plan, self.remat)
+        if self.is_mutable_collection("router"):
+            for name, reports in sown.items():
+                self.put_variable("router", name, reports)
+        return x
+
+
 def stacked(
     layers: int,
     attention: Maker | tuple[Maker, ...],
@@ -125,12 +203,15 @@ def stacked(
     dropout: float = 0.0,
     deterministic: bool = True,
     unroll: int = 1,
-    remat: bool = False,
+    remat: bool | Policy = False,
     scanned: bool = True,
 ) -> nn.Module:
     """So many blocks scanned one after the other, as a module named "blocks".
 
     Called `(x, cache, places) -> (x, cache)`; parameters and caches are stacked along a first axis.
+    Inside `jax.set_mesh` of a mesh with several stages, a call that neither reads a cache nor makes
+    one runs as a pipeline, by the layout in use: the same numbers, but that dropout draws others,
+    and that what mixtures of experts report is the mean of the microbatches' values.
 
     Args:
         layers: how many blocks, of all kinds.
@@ -140,12 +221,13 @@ def stacked(
         norm, order, cross_attention, dropout, deterministic: as in `Block`.
         unroll: blocks (or turns) an iteration of the scan, with the same parameters. All of them
             compile to the fastest program, fewer compile faster.
-        remat: recomputes each block in the backward pass instead of keeping its activations.
+        remat: recomputes each block in the backward pass instead of keeping its activations: True
+            all of it, a policy what it doesn't keep (see `saved_tensors.py`).
         scanned: False gives each block parameters and a cache of its own, as `unstacked` makes
             them: a step of decoding, which has little else to do, then copies neither.
 
     Raises:
-        UserError: if the turns don't divide the layers.
+        UserError: if the turns don't divide the layers; when called, if a pipeline doesn't fit.
     """
     shared = {
         "initializer": initializer,
@@ -174,21 +256,10 @@ def stacked(
     if not scanned:
         each = tuple(partial(Block, **made[layer % period]) for layer in range(layers))
         return Period(blocks=each, name="blocks")
-    kind: Any = Period if period > 1 else Block
-    scan = nn.scan(
-        # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
-        nn.remat(kind, prevent_cse=False) if remat else kind,
-        variable_axes={"params": 0, "router": 0},
-        split_rngs={"params": True, "dropout": True},
-        in_axes=(0, nn.broadcast),
-        out_axes=0,
-        length=layers // period,
-        unroll=unroll,
-        metadata_params={nn.PARTITION_NAME: "layers"},
-    )
+    layer: partial[Any] = partial(Block, **made[0])
     if period > 1:
-        return scan(blocks=tuple(partial(Block, **each) for each in made), name="blocks")
-    return scan(**made[0], name="blocks")
+        layer = partial(Period, blocks=tuple(partial(Block, **each) for each in made))
+    return Stack(layer, layers // period, unroll, remat, name="blocks")
 
 
 def unstacked(blocks: Params) -> Params:

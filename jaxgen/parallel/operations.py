@@ -1,9 +1,8 @@
-"""How many floating-point operations a function does, read off its jaxpr; and what devices could.
+"""How many floating-point operations a function does, read off its jaxpr.
 
-Together they make the model-operations utilization (MFU) of Chowdhery et al. 2022 (appendix B):
-operations that the network asks for, a second, over those that the devices could do at their peak.
-Only matrix products and convolutions count, as there: all else is nothing beside them. XLA's own
-`cost_analysis` isn't used because it counts the body of a loop once.
+Only matrix products and convolutions count: all else is little beside them. XLA's own
+`cost_analysis` won't do, for it counts the body of a loop once. What the devices could do is in
+`peak_operations.py`.
 """
 
 from __future__ import annotations
@@ -48,7 +47,10 @@ class Operations:
 
     @property
     def model(self) -> int:
-        """What the network asks for: all but what is recomputed. The operations of MFU."""
+        """What the network asks for, all but the recomputed: what MFU counts.
+
+        MFU (model FLOPs utilization) is in appendix B of PaLM, Chowdhery et al. 2022.
+        """
         return self.total - self.recomputed
 
     def __add__(self, other: Operations) -> Operations:
@@ -106,7 +108,7 @@ def expected_trips(trips: float) -> AbstractContextManager[None]:
 
 # What `jax.checkpoint` calls the scope of the equations that it repeats.
 _RECOMPUTED = "rematted_computation"
-_FOREIGN = {"ffi_call", "tpu_custom_call", "call_hi_primitive", "pure_callback", "io_callback"}
+_FOREIGN = {"ffi_call", "tpu_custom_call", "pure_callback", "io_callback"}
 
 
 def _of_equation(equation: Any) -> Operations:
@@ -124,6 +126,16 @@ def _of_equation(equation: Any) -> Operations:
             found = _cudnn_attention(equation, backward="bwd" in name)
         case "pallas_call":
             found = _kernel(equation)
+        case "call_hi_primitive":
+            # Keeps no jaxpr but the function that it stands for.
+            arguments = (
+                jax.ShapeDtypeStruct(variable.aval.shape, variable.aval.dtype)
+                for variable in equation.invars
+            )
+            stands_for = params["_prim"]
+            found = operations_of(
+                stands_for.expand, *jax.tree.unflatten(stands_for.in_tree, arguments)
+            )
         case "cond":
             found = max(inside, key=lambda branch: branch.total)
         case "scan":
@@ -196,7 +208,7 @@ def _convolution(equation: Any) -> int:
         fewer, more = sorted((outputs, taps), key=len)
         end = (left[numbers.lhs_spec[axis]] - 1) * holes
         products *= sum(
-            np.count_nonzero((0 <= place) & (place <= end) & (place % holes == 0))
+            np.count_nonzero((place >= 0) & (place <= end) & (place % holes == 0))
             for place in (more + one - before for one in fewer)
         )
     return 2 * int(products)
@@ -239,53 +251,30 @@ def _trips(equation: Any) -> float | None:
     said = re.findall(r"expected_trips=([\d.e+-]+)", str(equation.source_info.name_stack))
     if said:
         return float(said[-1])
+    return _counted_trips(equation)
+
+
+def _counted_trips(equation: Any) -> int | None:
     params = equation.params
-    test, body = (params[name] for name in ("cond_jaxpr", "body_jaxpr"))
-    test, body = (getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in (test, body))
-    of_test, of_body = params["cond_nconsts"], params["body_nconsts"]
-    start = equation.invars[of_test + of_body :]
+    test, body = (
+        getattr(jaxpr, "jaxpr", jaxpr) for jaxpr in (params["cond_jaxpr"], params["body_jaxpr"])
+    )
     if [each.primitive.name for each in test.eqns] != ["lt"]:
         return None
-    carried = test.invars[of_test:]
+    start = equation.invars[params["cond_nconsts"] + params["body_nconsts"] :]
+    tested, carried = test.invars[params["cond_nconsts"] :], body.invars[params["body_nconsts"] :]
     counter, limit = test.eqns[0].invars
-    if counter not in carried:
-        return None
-    index = carried.index(counter)
-    if not isinstance(limit, Literal):
+    if limit in tested:
         # fori_loop carries its limit along.
-        if limit not in carried:
-            return None
-        place = carried.index(limit)
-        if body.outvars[place] is not body.invars[of_body + place]:
-            return None
-        limit = start[place]
+        place = tested.index(limit)
+        limit = start[place] if body.outvars[place] is carried[place] else None
+    if counter not in tested or not isinstance(limit, Literal):
+        return None
+    place = tested.index(counter)
     for step in body.eqns:
-        adds = step.primitive.name == "add" and step.outvars[0] is body.outvars[index]
-        if adds and step.invars[0] is body.invars[of_body + index]:
-            ends = (start[index], limit, step.invars[1])
-            if all(isinstance(end, Literal) for end in ends):
-                first, last, pace = (int(end.val) for end in ends)
-                return max(0, -((first - last) // pace))
+        if step.outvars[0] is body.outvars[place] and step.primitive.name == "add":
+            before, pace = step.invars
+            constant = isinstance(start[place], Literal) and isinstance(pace, Literal)
+            if before is carried[place] and constant and pace.val > 0:
+                return max(0, math.ceil((limit.val - start[place].val) / pace.val))
     return None
-
-
-# Dense products of 16-bit numbers a second (bfloat16; float16 where there is no other), for one
-# device as jax counts them, by what it calls them.
-_PEAKS = {
-    # docs.cloud.google.com/tpu/docs/system-architecture-tpu-vm and its page of each version. A
-    # device of v2, v3 and 7x is one of its chip's two cores.
-    "TPU v2": 45e12 / 2,
-    "TPU v3": 123e12 / 2,
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v5p": 459e12,
-    "TPU v6 lite": 918e12,
-    "TPU v6e": 918e12,
-    "TPU7x": 2307e12 / 2,
-}
-
-
-def peak_operations(device_kind: str) -> float | None:
-    return _PEAKS.get(device_kind)

@@ -7,6 +7,7 @@ The names are taken off at initialization, so parameters are plain dicts everywh
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -14,12 +15,16 @@ from typing import Any
 import jax
 import numpy as np
 from flax.core import meta
+from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array
 
 from jaxgen.errors import UserError
-from jaxgen.parallel.layout import BATCH_AXES, Rules, current_layout
+from jaxgen.parallel.layout import BATCH_AXES, Layout, Rules, current_layout
 from jaxgen.parallel.mesh import described
+
+# Along these, devices hold the same parameters and other rows.
+COPIES = ("slices", "data")
 
 
 def _is_box(leaf: object) -> bool:
@@ -88,6 +93,15 @@ def shardings(boxed: Any, mesh: Mesh, rules: Rules | None = None) -> Any:
     return jax.tree.map(place, boxed, is_leaf=_is_box)
 
 
+def without_axes(layout: Layout, axes: Sequence[str]) -> Layout:
+    """The layout in which nothing is split over `axes`: what they hold was split before."""
+    rules = []
+    for name, place in layout.rules:
+        split = place if isinstance(place, tuple) else () if place is None else (place,)
+        rules.append((name, tuple(axis for axis in split if axis not in axes)))
+    return dataclasses.replace(layout, rules=tuple(rules))
+
+
 def constrained(x: Array, names: Sequence[str | None]) -> Array:
     """The same array, inside `jit` placed on the mesh in use as `partition_spec` says; if any."""
     mesh = jax.sharding.get_abstract_mesh()
@@ -121,6 +135,30 @@ def like_parameters(tree: Any, params: Any, params_shardings: Any, mesh: Mesh) -
         return NamedSharding(mesh, PartitionSpec())
 
     return jax.tree_util.tree_map_with_path(place, tree)
+
+
+def split_further(
+    sharding: NamedSharding, shape: Sequence[int], axes: tuple[str, ...] = COPIES
+) -> NamedSharding:
+    """The sharding of an array that is split over `axes` besides; the same if none divides it.
+
+    The first axis of the array that isn't split yet and divides is taken, else one that is split
+    already is split further; if all of `axes` are too many, those that stand last are tried.
+    """
+    mesh = sharding.mesh
+    spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
+    places = [(place,) if isinstance(place, str) else tuple(place or ()) for place in spec]
+    used = {axis for place in places for axis in place}
+    left = tuple(axis for axis in axes if axis not in used and mesh.shape[axis] > 1)
+    while left:
+        # Stable, so that of equals the first comes first.
+        for index in sorted(range(len(shape)), key=lambda index: bool(places[index])):
+            further = places[index] + left
+            if shape[index] % math.prod(mesh.shape[axis] for axis in further) == 0:
+                places[index] = further
+                return NamedSharding(mesh, PartitionSpec(*places))
+        left = left[1:]
+    return sharding
 
 
 def _keys(path: Any) -> tuple[str, ...]:
@@ -164,9 +202,32 @@ def global_batch(local: Any, batch_size: int, mesh: Mesh) -> Any:
     if jax.process_count() == 1:
         return local
     sharding = batch_sharding(mesh)
+    rows = local_rows(batch_size, mesh)
 
     def join(leaf: np.ndarray) -> jax.Array:
-        shape = (leaf.shape[0], batch_size, *leaf.shape[2:])
-        return jax.make_array_from_process_local_data(sharding, leaf, shape)
+        # By callback, since this process's devices may need its rows in any order.
+        def part(index: Any) -> np.ndarray:
+            start, stop, _ = index[1].indices(batch_size)
+            return leaf[:, start - rows.start : stop - rows.start]
+
+        return jax.make_array_from_callback(
+            (leaf.shape[0], batch_size, *leaf.shape[2:]), sharding, part
+        )
 
     return jax.tree.map(join, local)
+
+
+def fetched(tree: Any) -> Any:
+    """The arrays as numpy arrays of this host, whole, wherever their parts lie.
+
+    Several processes have to ask together: what one has is sent to all.
+    """
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+
+    def whole(leaf: Any) -> Any:
+        if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+            return jax.device_get(leaf)
+        return multihost_utils.process_allgather(leaf, tiled=True)
+
+    return jax.tree.map(whole, tree)

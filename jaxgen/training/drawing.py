@@ -12,6 +12,7 @@ import numpy as np
 from jaxgen.artifacts import Artifact
 from jaxgen.errors import UserError
 from jaxgen.experiment import Data, Evaluation, Key, Model, Sampler
+from jaxgen.parallel.sharding import fetched
 
 
 def draw(sampler: Sampler, request: Any, model: Model) -> Artifact:
@@ -40,7 +41,7 @@ def _drawn(sampler: Sampler, prepared: tuple[Hashable, Any], seed: int, model: M
 
 
 def _rendered(sampler: Sampler, drawn: Any) -> Artifact:
-    return sampler.render(jax.tree.map(np.asarray, jax.device_get(drawn)))
+    return sampler.render(jax.tree.map(np.asarray, fetched(drawn)))
 
 
 @cache

@@ -21,7 +21,8 @@ def fingerprint(tree: Any) -> list[int]:
 
 @jax.jit
 def _fingerprints(leaves: list[jax.Array]) -> list[jax.Array]:
-    return [_weighted_sum(leaf) for leaf in leaves]
+    # Optimizer states may lie in the host's memory, where nothing is computed.
+    return [_weighted_sum(jax.device_put(leaf, jax.memory.Space.Device)) for leaf in leaves]
 
 
 def _weighted_sum(leaf: jax.Array) -> jax.Array:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
+import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,48 +14,31 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import Mesh
 
-from jaxgen.data.loader import load_batches
-from jaxgen.errors import UserError
+from jaxgen.data.loader import Batches, load_batches
 from jaxgen.experiment import Experiment, Notice
+from jaxgen.parallel.hosts import ALONE, Answers, Hosts
+from jaxgen.parallel.layout import layout_in_use
+from jaxgen.parallel.operations import Operations
+from jaxgen.parallel.options import USUAL, Parallel
 from jaxgen.parallel.sharding import global_batch
 from jaxgen.training import drawing
 from jaxgen.training.checkpoints import Checkpoints
+from jaxgen.training.goodput import Ledger, process_began
 from jaxgen.training.interruption import Interrupted, StopRequests
-from jaxgen.training.metrics import MetricsWriter, Progress
-from jaxgen.training.prepared import prepare
+from jaxgen.training.metrics import MetricsWriter, Progress, Unwritten
+from jaxgen.training.pending import STEPS_UNDER_WAY, NotFinite, Pending
+from jaxgen.training.prepared import operations_of_step, prepare
+from jaxgen.training.profiling import Trace, high_water, step_seconds, utilization
 from jaxgen.training.run_directory import RunDirectory
+from jaxgen.training.stalls import StallWatch
 from jaxgen.training.state import TrainState, model
 from jaxgen.training.step import reported
 
 log = logging.getLogger("jaxgen")
 
-# So many steps may be under way on the devices before the loop waits for the oldest; it keeps the
-# devices busy, and the batches in memory few.
-STEPS_UNDER_WAY = 16
-
-
-@dataclass
-class _Pending:
-    """Steps whose losses nobody has looked at yet."""
-
-    most: int
-    steps: deque[tuple[int, dict[str, Any], Any]]
-
-    def add(self, step: int, metrics: dict[str, Any], finite: Any) -> None:
-        self.steps.append((step, metrics, finite))
-
-    def check(self, wait: bool = False) -> None:
-        """Raises a `UserError` for the first step that wasn't finite.
-
-        Looks only at steps that are done, unless told to wait for all, or too many are under way.
-        """
-        while self.steps:
-            step, metrics, finite = self.steps[0]
-            if not (wait or len(self.steps) > self.most or finite.is_ready()):
-                return
-            if not finite:
-                raise NotFinite(step, {name: float(value) for name, value in metrics.items()})
-            self.steps.popleft()
+# So many steps after a signal came to one process, all of them act on it: later than at once, so
+# that nobody waits for the answer, and the same for all.
+STEPS_TO_HEAR = 2
 
 
 @dataclass
@@ -77,17 +60,6 @@ class _Noticed:
                 self.standing.discard(index)
 
 
-class NotFinite(UserError):
-    """A loss or a gradient was NaN or infinite."""
-
-    def __init__(self, step: int, metrics: Mapping[str, float]) -> None:
-        wrong = [f"{name} = {value}" for name, value in metrics.items() if not math.isfinite(value)]
-        super().__init__(
-            f"Step {step} was not finite ({', '.join(wrong)}), so training stopped; earlier "
-            "checkpoints are kept. Try a lower learning rate, a longer warm-up or clipping."
-        )
-
-
 def fit(
     experiment: Experiment,
     run: RunDirectory,
@@ -96,6 +68,9 @@ def fit(
     resume: bool = False,
     keep: int = 2,
     workers: int = 0,
+    parallel: Parallel = USUAL,
+    hosts: Hosts = ALONE,
+    profile: tuple[int, int] | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains to the experiment's last step; returns the state and the scores after it.
 
@@ -104,17 +79,21 @@ def fit(
 
     keep: how many of the newest checkpoints stay, besides the best.
     workers: processes that read data; 0 reads in threads.
+    parallel: how the mesh is used.
+    hosts: the processes that train together; the first of them writes everything but checkpoints.
+    profile: the first and the last step of a trace for XProf, written to `profile/`.
 
     Raises:
         UserError: on a loss that isn't finite, a checkpoint that doesn't fit, a full disk.
-        Interrupted: after a signal, when everything is saved.
+        Interrupted: after a signal to any of the processes, when everything is saved.
     """
-    prepared = prepare(experiment, mesh)
+    prepared = prepare(experiment, mesh, parallel)
     log.info("%s", _described(experiment, prepared.abstract, mesh))
     scores: dict[str, float] = {}
     with ExitStack() as stack:
         stop = stack.enter_context(StopRequests())
         stack.enter_context(jax.set_mesh(mesh))
+        stack.enter_context(layout_in_use(prepared.layout))
         checkpoints = Checkpoints(run.checkpoints, keep, experiment.best)
         stack.callback(checkpoints.close)
         restored = checkpoints.restore(prepared.abstract) if resume else None
@@ -125,7 +104,7 @@ def fit(
         else:
             state, step, scores = restored.state, restored.step, restored.scores
             log.info("Resuming %s after step %d.", run.path, step)
-        writer = MetricsWriter(run.path, step)
+        writer = MetricsWriter(run.path, step) if hosts.first else Unwritten()
         stack.callback(writer.close)
         source = experiment.data["train"]
         batches = stack.enter_context(
@@ -138,22 +117,39 @@ def fit(
                 source.batch_size * prepared.repeats,
                 experiment.unit,
                 experiment.units_per_row,
+                shown=hosts.first,
             )
         )
         # Simulated devices share the cores: programs run ahead there starve each other's
         # collectives for threads until XLA gives up.
         simulated = mesh.size > 1 and mesh.devices.flat[0].platform == "cpu"
-        pending = _Pending(0 if simulated else STEPS_UNDER_WAY, deque())
+        pending = Pending(0 if simulated else STEPS_UNDER_WAY)
+        stalls = stack.enter_context(
+            StallWatch(run.path / "stacks", pending.median, jax.process_index())
+        )
+        signals = Answers(mesh, later=0 if simulated else STEPS_TO_HEAR)
+        trace = stack.enter_context(Trace(run.path / "profile", profile))
         noticed = _Noticed(experiment.notices)
+        ledger = Ledger(process_began(), step)
+        compiling, operations = True, Operations()
 
         while step < experiment.steps:
-            state, metrics, finite = prepared.train_step(
-                state, global_batch(next(batches), source.batch_size, mesh)
-            )
+            trace.before(step + 1)
+            stalls.begins(step + 1)
+            batch = global_batch(_next(batches, pending, ledger), source.batch_size, mesh)
+            with ledger.spent("compile") if compiling else nullcontext():
+                if compiling:
+                    operations = operations_of_step(prepared, state, batch)
+                state, metrics, finite = prepared.train_step(state, batch)
             step += 1
             pending.add(step, metrics, finite)
+            if compiling:
+                pending.skip_time()
+                compiling = False
             pending.check()
+            asked_to_stop = signals.ask(stop.received or 0)
             last = step == experiment.steps
+            trace.after(step)
 
             if step % experiment.log_every == 0 or last:
                 pending.check(wait=True)
@@ -161,9 +157,13 @@ def fit(
                 values = {name: float(value) for name, value in sorted(ran.items())}
                 writer.write(step, values)
                 losses = {name: v for name, v in values.items() if name.endswith("/loss")}
-                writer.write_timing(step, progress.update(step, losses))
+                timing: dict[str, Any] = progress.update(step, losses)
+                timing |= utilization(operations, timing["seconds_per_step"], mesh)
+                writer.write_timing(step, timing | step_seconds(pending) | high_water(mesh))
+                writer.write_goodput(ledger.line(step))
                 noticed.look(step, values)
 
+            stalls.rests()
             evaluations = [
                 evaluation
                 for evaluation in experiment.evaluations
@@ -175,36 +175,52 @@ def fit(
             measured: dict[str, float] = {}
             if evaluations or previews:
                 pending.check(wait=True)
-                key = jax.random.fold_in(prepared.evaluation_key, step)
-                measured = drawing.scores(evaluations, model(state), experiment.data, key)
+                with ledger.spent("evaluation"):
+                    key = jax.random.fold_in(prepared.evaluation_key, step)
+                    measured = drawing.scores(evaluations, model(state), experiment.data, key)
+                    for preview in previews:
+                        sampler = experiment.samplers[preview.sampler]
+                        artifact = drawing.draw(sampler, preview.request, model(state))
+                        if hosts.first:
+                            artifact.save(run.samples(step) / preview.name)
                 if measured:
                     scores = measured
                     writer.write(step, measured)
                     progress.clear()
                     log.info("step %d  %s", step, _listed(measured))
                     noticed.look(step, measured)
-                for preview in previews:
-                    sampler = experiment.samplers[preview.sampler]
-                    artifact = drawing.draw(sampler, preview.request, model(state))
-                    artifact.save(run.samples(step) / preview.name)
 
-            asked_to_stop = stop.received is not None
             best_measured = experiment.best is not None and experiment.best.score in measured
-            if step % experiment.checkpoint_every == 0 or last or asked_to_stop or best_measured:
+            saves = step % experiment.checkpoint_every == 0 or best_measured
+            if saves or last or asked_to_stop:
                 pending.check(wait=True)
-                if not _finite(state):
-                    raise NotFinite(step, {"the state after it": math.nan})
-                writer.sync()
-                checkpoints.save(step, state, measured)
-            if evaluations or previews or step % experiment.checkpoint_every == 0:
+                with ledger.spent("checkpoint"):
+                    if not _finite(state):
+                        raise NotFinite(step, {"the state after it": math.nan})
+                    writer.sync()
+                    checkpoints.save(step, state, measured)
+            if evaluations or previews or saves:
                 progress.skip_time(step)
+                pending.skip_time()
             if asked_to_stop and not last:
                 checkpoints.wait()
-                raise Interrupted(stop.received or 0, step)
-        checkpoints.wait()
-        if stop.received is not None:  # in the last step: whoever builds on this run stops too
-            raise Interrupted(stop.received, step)
+                raise Interrupted(asked_to_stop, step)
+        with ledger.spent("checkpoint"):
+            checkpoints.wait()
+        writer.write_goodput(ledger.line(step))
+        # In the last step: whoever builds on this run stops too.
+        if asked_to_stop := signals.last(stop.received or 0):
+            raise Interrupted(asked_to_stop, step)
     return state, scores
+
+
+def _next(batches: Batches, pending: Pending, ledger: Ledger) -> Any:
+    """The next batch; waiting for it is lost time where the devices have nothing else to do."""
+    idle, before = pending.idle, time.perf_counter()
+    batch = next(batches)
+    if idle:
+        ledger.add("data", time.perf_counter() - before)
+    return batch
 
 
 @jax.jit

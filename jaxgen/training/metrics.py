@@ -9,10 +9,13 @@ import sys
 import time
 from collections.abc import Mapping
 from types import TracebackType
-from typing import TextIO
+from typing import Any, TextIO
 
+import jax
 from etils import epath
 from tensorboardX import SummaryWriter
+
+from jaxgen.training.goodput import account
 
 log = logging.getLogger("jaxgen")
 
@@ -29,6 +32,9 @@ class MetricsWriter:
         remote = is_remote(directory)
         self._metrics = Lines(directory / "metrics.jsonl", step, appends=not remote)
         self._timing = Lines(directory / "timing.jsonl", step, appends=not remote)
+        # What later steps cost was paid, whether they counted or not: nothing is dropped.
+        self._goodput = Lines(directory / "goodput.jsonl", None, appends=not remote)
+        self._lives = read_lines(directory / "goodput.jsonl")
         # TensorBoard's files can't be cut; it hides what a later file says again. tensorboardX
         # doesn't write to object storage, and metrics.jsonl says it all.
         self._board = (
@@ -44,36 +50,75 @@ class MetricsWriter:
             for name, value in values.items():
                 self._board.add_scalar(name, value, step)
 
-    def write_timing(self, step: int, values: Mapping[str, float]) -> None:
-        """Anything that depends on the clock, one line."""
+    def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
+        """Anything that depends on the clock, one line: numbers, or a list with one a process."""
         self._timing.add({"step": step, **values})
+        if self._board is not None:
+            for name, value in values.items():
+                highest = max(value) if isinstance(value, list) else value
+                self._board.add_scalar(f"timing/{name}", highest, step)
+
+    def write_goodput(self, line: Mapping[str, Any]) -> dict[str, float]:
+        """One line of this life's `Ledger`; the shares of all lives so far."""
+        self._goodput.add(line)
+        shares = account([*self._lives, line])
+        if self._board is not None:
+            for name, value in shares.items():
+                self._board.add_scalar(f"goodput/{name}", value, int(line["step"]))
+        return shares
 
     def sync(self) -> None:
         """Makes sure the lines survive the machine before a checkpoint that follows them."""
         self._metrics.sync()
         self._timing.sync()
+        self._goodput.sync()
 
     def close(self) -> None:
         """Closes all files."""
         self._metrics.close()
         self._timing.close()
+        self._goodput.close()
         if self._board is not None:
             self._board.close()
 
 
-class Lines:
-    """A `.jsonl` file that grows; only the lines up to a step survive its opening."""
+class Unwritten:
+    """What all processes but the first write: nothing."""
 
-    def __init__(self, path: epath.Path, step: int, appends: bool) -> None:
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """As `MetricsWriter` has it."""
+
+    def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
+        """As `MetricsWriter` has it."""
+
+    def write_goodput(self, line: Mapping[str, Any]) -> dict[str, float]:
+        """As `MetricsWriter` has it, of this life alone."""
+        return account([line])
+
+    def sync(self) -> None:
+        """As `MetricsWriter` has it."""
+
+    def close(self) -> None:
+        """As `MetricsWriter` has it."""
+
+
+class Lines:
+    """A `.jsonl` file that grows; only the lines up to a step survive its opening, or all."""
+
+    def __init__(self, path: epath.Path, step: int | None, appends: bool) -> None:
         """appends: the file system can; object storage can't, there `sync` writes the whole."""
         self._path = path
-        self._kept = [json.dumps(line) + "\n" for line in read_lines(path) if line["step"] <= step]
+        self._kept = [
+            json.dumps(line) + "\n"
+            for line in read_lines(path)
+            if step is None or line["step"] <= step
+        ]
         self._file: TextIO | None = None
         self.sync()
         if appends:
             self._file = path.open("a")
 
-    def add(self, values: Mapping[str, float]) -> None:
+    def add(self, values: Mapping[str, Any]) -> None:
         """One more line; a local file has it at once."""
         line = json.dumps(values) + "\n"
         if self._file is None:
@@ -103,7 +148,7 @@ def is_remote(path: epath.PathLike) -> bool:
     return "://" in str(path)
 
 
-def read_lines(path: epath.Path) -> list[dict[str, float]]:
+def read_lines(path: epath.Path) -> list[dict[str, Any]]:
     """The whole lines of a `.jsonl` file; one that a kill cut off in the middle is left out."""
     if not path.exists():
         return []
@@ -120,11 +165,20 @@ class Progress:
     """A live line on a terminal; plain lines, one a log step, elsewhere."""
 
     def __init__(
-        self, first_step: int, steps: int, rows: int, unit: str, units_per_row: int
+        self,
+        first_step: int,
+        steps: int,
+        rows: int,
+        unit: str,
+        units_per_row: int,
+        shown: bool = True,
     ) -> None:
-        """rows: rows in a step's batch; units_per_row: how many `unit`s each of them is."""
+        """rows: rows in a step's batch; units_per_row: how many `unit`s each of them is.
+
+        shown: whether this process is the one that speaks.
+        """
         self._steps, self._unit, self._units = steps, unit, rows * units_per_row
-        self._live = sys.stderr.isatty()
+        self._live, self._speaks = sys.stderr.isatty(), shown
         self._last_step, self._last_time = first_step, time.perf_counter()
         self._shown = False
 
@@ -153,6 +207,15 @@ class Progress:
             f"step {step}/{self._steps}  {losses}  "
             f"{self._units / seconds:,.0f} {self._unit}/s  {_duration(left)} left"
         )
+        if self._speaks:
+            self._show(line)
+        return {
+            "seconds_per_step": seconds,
+            f"{self._unit}_per_second": self._units / seconds,
+            f"{self._unit}_per_second_per_device": self._units / seconds / jax.device_count(),
+        }
+
+    def _show(self, line: str) -> None:
         log.debug(line)
         if self._live:
             sys.stderr.write("\r\x1b[K" + line)
@@ -160,7 +223,6 @@ class Progress:
         else:
             sys.stderr.write(line + "\n")
         sys.stderr.flush()
-        return {"seconds_per_step": seconds, f"{self._unit}_per_second": self._units / seconds}
 
     def skip_time(self, step: int) -> None:
         """Counts anew from `step`, so that evaluating and saving stay out of the throughput."""

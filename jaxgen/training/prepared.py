@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,8 +11,14 @@ import jax
 from jax.sharding import Mesh
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Batch, Experiment, Key, Shuffling
-from jaxgen.parallel.sharding import batch_sharding, local_rows
+from jaxgen.experiment import Batch, Experiment, Key, Shuffling, Update
+from jaxgen.parallel.layout import Layout, layout_in_use, with_rules
+from jaxgen.parallel.operations import Operations, operations, operations_of
+from jaxgen.parallel.options import USUAL, Parallel, check_parallel
+from jaxgen.parallel.sharding import COPIES, batch_sharding, local_rows, split_further
+from jaxgen.training.moved import split
+from jaxgen.training.placed_optimizer import kept_on_host, split_over_copies
+from jaxgen.training.pmap_step import make_pmap_step
 from jaxgen.training.state import TrainState, initializer, random_keys
 from jaxgen.training.step import TrainStep, make_train_step
 
@@ -19,6 +26,8 @@ from jaxgen.training.step import TrainStep, make_train_step
 @dataclass(frozen=True)
 class Prepared:
     """An experiment made ready for a mesh.
+
+    All of it is to be called within `jax.set_mesh(mesh)` and `layout_in_use(layout)`.
 
     create: makes the first state; abstract: its shapes and shardings.
     train_step: compiled at its first call; it takes the old state's memory (donation).
@@ -31,15 +40,18 @@ class Prepared:
     rows: slice
     evaluation_key: Key
     repeats: int
+    layout: Layout
 
 
-def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
+def prepare(experiment: Experiment, mesh: Mesh, parallel: Parallel = USUAL) -> Prepared:
     """Works out all shapes and shardings; computes nothing yet.
 
     Raises:
-        UserError: if the batch doesn't divide over the mesh, a number of steps is below 1, or one
-            step would take more rows than there are items.
+        UserError: if the batch doesn't divide over the mesh, a number of steps is below 1, one
+            step would take more rows than there are items, or the options of `parallel` don't go
+            with each other, the mesh or the experiment.
     """
+    check_parallel(parallel, mesh)
     counts = {
         "steps": experiment.steps,
         "log_every": experiment.log_every,
@@ -60,21 +72,28 @@ def prepare(experiment: Experiment, mesh: Mesh) -> Prepared:
             "take fewer repeats or a smaller batch."
         )
     _, training, evaluation = random_keys(experiment.seed)
-    create, abstract = prepare_state(experiment, mesh, first_row(experiment))
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    create, abstract = prepare_state(experiment, mesh, first_row(experiment), parallel)
+    _check_reduce_once(experiment.updates, abstract)
     return Prepared(
         create=create,
         abstract=abstract,
-        train_step=jax.jit(
-            make_train_step(experiment.updates, training),
-            donate_argnums=0,
-            in_shardings=(places, batch_sharding(mesh)),
-            out_shardings=(places, None, None),
-        ),
+        train_step=_train_step(experiment.updates, training, mesh, abstract, parallel),
         rows=rows,
         evaluation_key=evaluation,
         repeats=repeats,
+        layout=with_rules(experiment.rules, parallel.pipeline),
     )
+
+
+def operations_of_step(prepared: Prepared, state: TrainState, batch: Batch) -> Operations:
+    """What one step computes; its trace is the one that will be compiled.
+
+    An update with `every` counts as if it ran in each step.
+    """
+    step: Any = prepared.train_step
+    if hasattr(step, "trace"):
+        return operations(step.trace(state, batch).jaxpr)
+    return operations_of(step, state, batch)
 
 
 def first_row(experiment: Experiment) -> Batch:
@@ -83,11 +102,65 @@ def first_row(experiment: Experiment) -> Batch:
 
 
 def prepare_state(
-    experiment: Experiment, mesh: Mesh, first: Mapping[str, Any]
+    experiment: Experiment,
+    mesh: Mesh,
+    first: Mapping[str, Any],
+    parallel: Parallel = USUAL,
 ) -> tuple[Callable[[], TrainState], TrainState]:
     """The function that makes the first state, and the shapes and shardings of every state.
 
     first: `first_row`; `jax.ShapeDtypeStruct`s of it will do where no state is made.
     """
-    prepare = initializer(experiment.init, experiment.updates, mesh, experiment.pretrained)
-    return prepare(random_keys(experiment.seed)[0], first)
+    prepare = initializer(
+        experiment.init, experiment.updates, mesh, experiment.pretrained, parallel
+    )
+    with layout_in_use(with_rules(experiment.rules, parallel.pipeline)):
+        return prepare(random_keys(experiment.seed)[0], first)
+
+
+def _train_step(
+    updates: Sequence[Update], key: Key, mesh: Mesh, abstract: TrainState, parallel: Parallel
+) -> TrainStep:
+    if parallel.executor == "pmap":
+        return make_pmap_step(updates, key, mesh, abstract)
+    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(
+        make_train_step([_placed(update, abstract, parallel) for update in updates], key),
+        donate_argnums=0,
+        in_shardings=(places, batch_sharding(mesh)),
+        out_shardings=(places, None, None),
+    )
+
+
+def _placed(update: Update, abstract: TrainState, parallel: Parallel) -> Update:
+    """The update with its optimizer's state where `abstract` says."""
+    optimizer = update.optimizer
+    moved, _ = split(abstract.params, update.moves)
+    if parallel.shard_optimizer:
+        optimizer = split_over_copies(
+            optimizer,
+            whole=jax.tree.map(lambda leaf: leaf.sharding, moved),
+            shards=jax.tree.map(lambda leaf: split_further(leaf.sharding, leaf.shape), moved),
+        )
+    if parallel.offload_optimizer:
+        states = abstract.optimizer_states[update.name]
+        optimizer = kept_on_host(optimizer, jax.tree.map(lambda leaf: leaf.sharding, states))
+    return dataclasses.replace(update, optimizer=optimizer)
+
+
+def _check_reduce_once(updates: Sequence[Update], abstract: TrainState) -> None:
+    """Raises a `UserError` for variables that groups of devices can't each have whole."""
+    for update in updates:
+        if not update.reduce_once or update.accumulate == 1:
+            continue
+        for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.variables):
+            if any(axis in COPIES for place in leaf.sharding.spec for axis in _axes(place)):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                raise UserError(
+                    f"The update {update.name!r} can't reduce its gradients once: the variable "
+                    f"{name} has rows of the batch, which belong to single groups of devices."
+                )
+
+
+def _axes(place: Any) -> tuple[str, ...]:
+    return (place,) if isinstance(place, str) else tuple(place or ())

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,11 @@ from jax.sharding import Mesh
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Experiment, Model
+from jaxgen.parallel.hosts import ALONE, Hosts
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, requirements, run_directory, state
+from jaxgen.training.beginning import Options, options_of
 from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
-from jaxgen.training.experiment_file import ExperimentFile
 from jaxgen.training.loop import fit
 from jaxgen.training.prepared import first_row, prepare_state
 from jaxgen.training.run_directory import RunDirectory
@@ -26,16 +28,6 @@ from jaxgen.training.verification import Damaged
 log = logging.getLogger("jaxgen")
 
 _ROW = "batch.json"
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to run an experiment, whatever it is."""
-
-    mesh: MeshShape = dataclasses.field(default_factory=MeshShape)  # how the devices share the work
-    keep: int = 2  # newest checkpoints to keep, besides the best
-    checkpoint_every: int = 0  # steps between checkpoints; 0 takes the experiment's own
-    workers: int = 0  # processes that read data; 0 reads in threads
 
 
 @dataclass(frozen=True)
@@ -63,59 +55,16 @@ class LoadedModel:
         return Model(params=self.params, variables=self.variables)
 
 
-def begin(
-    path: epath.PathLike,
-    file: ExperimentFile,
-    setting: str,
-    config: Any,
-    options: Options,
-    required: Mapping[str, str],
-    arguments: Sequence[str],
-) -> RunDirectory:
-    """Makes a run directory. Nothing is trained yet.
-
-    required: directories of the runs that this one builds on, by name; for a name left out, a
-    run of its own is begun inside, in the setting of the same name if it has one.
-
-    Raises:
-        UserError: if the directory is taken, or a required run is of another experiment.
-    """
-    make_mesh(options.mesh)  # what doesn't fit shouldn't leave a directory behind
-    if options.keep < 1:
-        raise UserError(f"--keep {options.keep} would keep no checkpoint; take at least 1.")
-    given = {name: str(epath.Path(place).resolve()) for name, place in required.items()}
-    return _begin(run_directory.free(path), file, setting, config, options, given, arguments)
-
-
-def _begin(
+def carry_on(
     run: RunDirectory,
-    file: ExperimentFile,
-    setting: str,
-    config: Any,
-    options: Options,
-    given: Mapping[str, str],
-    arguments: Sequence[str],
-) -> RunDirectory:
-    def begin_inside(
-        path: epath.Path, inner: ExperimentFile, setting: str, shared: Mapping[str, str]
-    ) -> RunDirectory:
-        path.mkdir(parents=True, exist_ok=True)  # shared places are seen from here
-        run, config = run_directory.free(path), inner.settings[setting]
-        return _begin(run, inner, setting, config, options, shared, arguments)
-
-    assets = file.assets(config)  # first, since data may be missing; nothing has been written yet
-    content = {
-        "experiment": file.name,
-        "setting": setting,
-        "config": file.config_to_json(config),
-        "options": dataclasses.asdict(options),
-        "requires": requirements.places(run, file, setting, given, begin_inside),
-    }
-    return run_directory.create(run.path, content, file, assets, arguments)
-
-
-def carry_on(run: RunDirectory) -> dict[str, float]:
+    options: Options | None = None,
+    hosts: Hosts = ALONE,
+    profile: tuple[int, int] | None = None,
+) -> dict[str, float]:
     """Trains a run to its end, from its newest whole checkpoint or from the start.
+
+    options: as the run was begun with, unless given: for this time only.
+    hosts, profile: as in `fit`.
 
     Returns the last scores, which are in `scores.json` too.
 
@@ -124,28 +73,37 @@ def carry_on(run: RunDirectory) -> dict[str, float]:
         Interrupted: after a signal.
     """
     content = run.read("config.json")
-    options = Options(**content["options"] | {"mesh": MeshShape(**content["options"]["mesh"])})
-    with run_directory.locked(run.path):
+    options = options or options_of(run)
+    with run_directory.locked(run.path) if hosts.first else nullcontext():
         for name, place in content["requires"].items():
             needed = run_directory.open_run(_required(run, place))
             if not _finished(needed):
                 log.info("%s builds on its %s, trained first.", content["experiment"], name)
-                carry_on(needed)
+                carry_on(needed, hosts=hosts)
         resuming = run.checkpoints.exists()
         if resuming:
             for difference in run_directory.changed_environment(run):
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
         mesh = make_mesh(options.mesh)
-        experiment, _, _ = _built(run, mesh, begins=not resuming)
+        experiment, _, _ = _built(run, mesh, begins=not resuming and hosts.first)
         log.info("%s (%s), in %s", content["experiment"], content["setting"], run.path)
-        if not (run.path / _ROW).exists():
+        if hosts.first and not (run.path / _ROW).exists():
             run.write(_ROW, _shapes(first_row(experiment)))
         if options.checkpoint_every:
             experiment = dataclasses.replace(experiment, checkpoint_every=options.checkpoint_every)
         final, scores = fit(
-            experiment, run, mesh, resume=resuming, keep=options.keep, workers=options.workers
+            experiment,
+            run,
+            mesh,
+            resume=resuming,
+            keep=options.keep,
+            workers=options.workers,
+            parallel=options.parallel,
+            hosts=hosts,
+            profile=profile,
         )
-        keep_scores(run, int(final.step), True, scores)
+        if hosts.first:
+            keep_scores(run, int(final.step), True, scores)
     return scores
 
 

@@ -15,6 +15,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Key, Model, Params, Update, Variables
 from jaxgen.parallel import sharding
+from jaxgen.parallel.options import USUAL, Parallel
 from jaxgen.training.moved import merge, split
 
 
@@ -59,10 +60,12 @@ def initializer(
     updates: Sequence[Update],
     mesh: Mesh,
     pretrained: Callable[[Params], Params] | None = None,
+    parallel: Parallel = USUAL,
 ) -> Callable[[Key, Mapping[str, Any]], tuple[Callable[[], TrainState], TrainState]]:
     """Prepares the creation of a state that is sharded from its first moment.
 
     pretrained: as in `Experiment`.
+    parallel: may put the optimizer's state elsewhere than the parameters; checks nothing.
 
     Returns a function of the key and one batch that gives `create`, which makes the state, and
     the abstract state, whose leaves know shape, dtype and sharding; for it, the batch's shapes
@@ -98,7 +101,10 @@ def initializer(
             params=params,
             variables=sharding.shardings(boxed_variables, mesh),
             optimizer_states=sharding.like_parameters(
-                shapes.optimizer_states, shapes.params, params, mesh
+                shapes.optimizer_states,
+                shapes.params,
+                _optimizer_places(shapes.params, params, parallel),
+                mesh,
             ),
             ema=sharding.like_parameters(shapes.ema, shapes.params, params, mesh),
         )
@@ -113,6 +119,17 @@ def initializer(
         return lambda: _with_weights(create(key, batch), abstract, updates, pretrained), abstract
 
     return prepare
+
+
+def _optimizer_places(shapes: Params, params: Any, parallel: Parallel) -> Any:
+    """Where the optimizer keeps what is like a parameter, from where that parameter lies."""
+
+    def place(leaf: Any, own: NamedSharding) -> NamedSharding:
+        if parallel.shard_optimizer:
+            own = sharding.split_further(own, leaf.shape)
+        return own.with_memory_kind("pinned_host") if parallel.offload_optimizer else own
+
+    return jax.tree.map(place, shapes, params)
 
 
 def _with_weights(

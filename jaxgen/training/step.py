@@ -12,7 +12,8 @@ import jax.numpy as jnp
 import optax
 
 from jaxgen.errors import UserError
-from jaxgen.experiment import Batch, Context, Key, Output, Params, Update, Variables
+from jaxgen.experiment import Batch, Context, Key, Output, Params, Update
+from jaxgen.training.accumulation import mean_gradient
 from jaxgen.training.moved import merge, split
 from jaxgen.training.state import TrainState, averaged
 
@@ -23,12 +24,15 @@ TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics, Any]]
 WRITTEN_OUT = 8
 
 
-def make_train_step(updates: Sequence[Update], key: Key) -> TrainStep:
+def make_train_step(updates: Sequence[Update], key: Key, axes: tuple[str, ...] = ()) -> TrainStep:
     """The pure function from a state and a step's batch to the next state.
 
     The batch's leaves are (repeats, rows, ...): `repeats` is the largest of the updates', and an
     update with fewer uses the first. Random keys are folded from `key`, the step, the update, the
     repeat and the micro-batch, so nothing random is ever stored.
+
+    axes: inside `pmap`, its axes: each device has rows of its own there, and whatever is worked
+        out from them is joined over all devices, so that each moves its copy of the state alike.
 
     Returns the state, the metrics ("update/metric") and whether every loss and gradient of the
     step was finite.
@@ -45,7 +49,8 @@ def make_train_step(updates: Sequence[Update], key: Key) -> TrainStep:
         metrics: Metrics = {}
         finite = jnp.array(True)
         for index, update in enumerate(updates):
-            state, measured = _scheduled(update, state, batch, jax.random.fold_in(step_key, index))
+            update_key = jax.random.fold_in(step_key, index)
+            state, measured = _scheduled(update, state, batch, update_key, axes)
             for name, value in measured.items():
                 metrics[f"{update.name}/{name}"] = value
             finite &= jnp.isfinite(measured["loss"]) & jnp.isfinite(measured["gradient_norm"])
@@ -61,10 +66,10 @@ def reported(updates: Sequence[Update], metrics: Metrics, step: int) -> Metrics:
 
 
 def _scheduled(
-    update: Update, state: TrainState, batch: Batch, key: Key
+    update: Update, state: TrainState, batch: Batch, key: Key, axes: tuple[str, ...]
 ) -> tuple[TrainState, Metrics]:
     def run(state: TrainState) -> tuple[TrainState, Metrics]:
-        return _repeated(update, state, batch, key)
+        return _repeated(update, state, batch, key, axes)
 
     if update.every == 1:
         return run(state)
@@ -77,12 +82,12 @@ def _scheduled(
 
 
 def _repeated(
-    update: Update, state: TrainState, batch: Batch, key: Key
+    update: Update, state: TrainState, batch: Batch, key: Key, axes: tuple[str, ...]
 ) -> tuple[TrainState, Metrics]:
     def once(state: TrainState, repeat_and_rows: tuple[Any, Batch]) -> tuple[TrainState, Metrics]:
         repeat, rows = repeat_and_rows
         count = state.step // update.every * update.repeats + repeat
-        return _updated(update, state, rows, count, jax.random.fold_in(key, repeat))
+        return _updated(update, state, rows, count, jax.random.fold_in(key, repeat), axes)
 
     if update.repeats == 1:
         return once(state, (0, jax.tree.map(lambda leaf: leaf[0], batch)))
@@ -95,16 +100,19 @@ def _repeated(
 
 
 def _updated(
-    update: Update, state: TrainState, batch: Batch, count: Any, key: Key
+    update: Update, state: TrainState, batch: Batch, count: Any, key: Key, axes: tuple[str, ...]
 ) -> tuple[TrainState, Metrics]:
     """Moves the update's part once; `count` of this update's updates came before."""
     moved, _ = split(state.params, update.moves)
-    ema = averaged(state)
 
+    # A function of all that it sees: shard_map takes no array that another mesh's trace made.
     def differentiated(
-        moved: Params, variables: Variables, batch: Batch, key: Key
+        moved: Params, state: TrainState, batch: Batch, key: Key
     ) -> tuple[Any, Output]:
-        context = Context(batch=batch, key=key, step=state.step, variables=variables, ema=ema)
+        variables = state.variables
+        context = Context(
+            batch=batch, key=key, step=state.step, variables=variables, ema=averaged(state)
+        )
         output = update.loss(merge(moved, state.params), context)
         if output.variables is None:
             output = dataclasses.replace(output, variables=variables)
@@ -113,13 +121,9 @@ def _updated(
         chex.assert_shape((output.value, output.weight, *output.metrics.values()), ())
         return output.value, output
 
-    gradient_of = jax.grad(differentiated, has_aux=True)
-    if update.accumulate == 1:
-        gradient, output = gradient_of(moved, state.variables, batch, key)
-    else:
-        gradient, output = _accumulated(
-            gradient_of, update.accumulate, moved, state.variables, batch, key
-        )
+    gradient, output = mean_gradient(
+        jax.grad(differentiated, has_aux=True), update, moved, state, batch, key, axes
+    )
     moves, optimizer_state = update.optimizer.update(
         gradient, state.optimizer_states[update.name], moved
     )
@@ -139,45 +143,6 @@ def _updated(
     )
     measured = {"loss": output.value, "gradient_norm": optax.tree.norm(gradient)}
     return state, measured | output.metrics
-
-
-def _accumulated(
-    gradient_of: Callable[..., tuple[Params, Output]],
-    parts: int,
-    moved: Params,
-    variables: Variables,
-    batch: Batch,
-    key: Key,
-) -> tuple[Params, Output]:
-    """The weighted mean gradient and output over `parts` micro-batches, one after the other."""
-
-    def dealt(leaf: Any) -> Any:
-        # Row i goes to part i % parts, so each device's rows stay on that device.
-        return leaf.reshape(-1, parts, *leaf.shape[1:]).swapaxes(0, 1)
-
-    rows = jax.tree.leaves(batch)[0].shape[0]
-    if rows % parts:
-        raise UserError(f"A batch of {rows} rows cannot be accumulated in {parts} equal parts.")
-
-    def add(carry: tuple[Params, Variables], part: tuple[Any, Batch]) -> tuple[Any, Output]:
-        total, variables = carry
-        index, rows = part
-        gradient, output = gradient_of(moved, variables, rows, jax.random.fold_in(key, index))
-        total = jax.tree.map(lambda t, g: t + output.weight * g, total, gradient)
-        return (total, output.variables), dataclasses.replace(output, variables=None)
-
-    zeros = jax.tree.map(jnp.zeros_like, moved)
-    (total, variables), outputs = jax.lax.scan(
-        add, (zeros, variables), (jnp.arange(parts), jax.tree.map(dealt, batch))
-    )
-    weights = jnp.broadcast_to(jnp.asarray(outputs.weight, jnp.float32), (parts,))
-    share = weights / weights.sum()
-    return jax.tree.map(lambda leaf: leaf / weights.sum(), total), Output(
-        value=jnp.dot(share, outputs.value),
-        weight=weights.sum(),
-        metrics=jax.tree.map(lambda leaf: jnp.dot(share, leaf), outputs.metrics),
-        variables=variables,
-    )
 
 
 def _warmed_up(decay: float, count: Any) -> Any:

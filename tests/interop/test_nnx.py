@@ -14,7 +14,7 @@ from nnx_toy import Classifier
 
 from jaxgen.errors import UserError
 from jaxgen.interop.nnx import from_nnx, initialized
-from jaxgen.training import experiment_file, runs
+from jaxgen.training import beginning, experiment_file, runs
 
 X = jax.random.normal(jax.random.key(3), (8, 2))
 
@@ -82,7 +82,9 @@ def test_a_module_without_parameters_is_refused():
 
 def test_the_loop_trains_it_and_resumes_it_exactly(tmp_path):
     file = experiment_file.read(epath.Path(__file__).parent / "nnx_toy.py")
-    run = runs.begin(tmp_path / "run", file, "default", file.config_type(), runs.Options(), {}, [])
+    run = beginning.begin(
+        tmp_path / "run", file, "default", file.config_type(), beginning.Options(), {}, []
+    )
     runs.carry_on(run)
     lines = (run.path / "metrics.jsonl").read_text().splitlines()
     assert json.loads(lines[-1])["train/accuracy"] > 0.95

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 from made_up_data import python_speeches, write_speeches
 
-from jaxgen.training import experiment_file, runs
+from jaxgen.training import beginning, experiment_file, runs
 
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -22,7 +22,9 @@ def test_the_exported_run_scores_the_same(name, tmp_path, monkeypatch):
     write_speeches(tmp_path / "tfds", python_speeches())
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path / "tfds"))
     file = experiment_file.read(epath.Path(ROOT / "experiments" / f"{name}.py"))
-    run = runs.begin(tmp_path / "run", file, "tiny", file.settings["tiny"], runs.Options(), {}, [])
+    run = beginning.begin(
+        tmp_path / "run", file, "tiny", file.settings["tiny"], beginning.Options(), {}, []
+    )
     scores = runs.carry_on(run)
     ours, theirs = exported_perplexity.both(run.path, tmp_path / "exported")
     assert ours == pytest.approx(scores["held_out/nats"], abs=1e-5)

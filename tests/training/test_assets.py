@@ -6,7 +6,7 @@ import pytest
 from etils import epath
 
 from jaxgen.errors import UserError
-from jaxgen.training import drawing, experiment_file, runs
+from jaxgen.training import beginning, drawing, experiment_file, runs
 
 # A bigram model of a text: small enough to train at once, with a vocabulary that its data decides.
 BIGRAMS = """
@@ -91,7 +91,7 @@ def trained(tmp_path_factory):
 def begin(folder, path, **numbers):
     file = experiment_file.read(epath.Path(folder / "bigrams.py"))
     config = file.config_type(corpus=str(folder / "corpus.txt"), **numbers)
-    return runs.begin(path, file, "default", config, runs.Options(), {}, [])
+    return beginning.begin(path, file, "default", config, beginning.Options(), {}, [])
 
 
 def drawn(path):

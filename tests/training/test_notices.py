@@ -17,7 +17,7 @@ from jaxgen.families.gan.notices import (
     variety_falling,
 )
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.training import experiment_file, loop, runs
+from jaxgen.training import beginning, experiment_file, loop
 
 TOY = Path(__file__).parent / "toy.py"
 
@@ -105,7 +105,7 @@ def test_a_run_whose_notices_warn_goes_on_to_its_end(tmp_path, heard):
     """One looks at what is logged, the other at what is measured; both are always in trouble."""
     file = experiment_file.read(epath.Path(TOY))
     config = file.config_type(steps=12)
-    run = runs.begin(tmp_path / "run", file, "default", config, runs.Options(), {}, [])
+    run = beginning.begin(tmp_path / "run", file, "default", config, beginning.Options(), {}, [])
     experiment = dataclasses.replace(
         file.build(config, {}, {}),
         notices=[

@@ -7,7 +7,7 @@ import pytest
 from etils import epath
 
 from jaxgen.errors import UserError
-from jaxgen.training import experiment_file, runs
+from jaxgen.training import beginning, experiment_file, runs
 
 TOY = epath.Path(__file__).parent / "toy.py"
 BUILDS_ON = """
@@ -36,8 +36,8 @@ def top(tmp_path):
 
 
 def begin(file, path, required=None):
-    return runs.begin(
-        path, file, "default", file.settings["default"], runs.Options(), required or {}, []
+    return beginning.begin(
+        path, file, "default", file.settings["default"], beginning.Options(), required or {}, []
     )
 
 
@@ -63,7 +63,9 @@ def test_a_model_that_was_replaced_is_refused(top, tmp_path):
     shutil.rmtree(run.path / "requires/base")
     config = other.config_type(seed=7)
     runs.carry_on(
-        runs.begin(run.path / "requires/base", other, "default", config, runs.Options(), {}, [])
+        beginning.begin(
+            run.path / "requires/base", other, "default", config, beginning.Options(), {}, []
+        )
     )
     with pytest.raises(UserError, match="was trained on another base than the one that is now"):
         runs.load(run.path)

@@ -18,10 +18,10 @@ from etils import epath
 
 from jaxgen.errors import UserError
 from jaxgen.parallel.mesh import MeshShape, make_mesh
-from jaxgen.training import experiment_file, runs
+from jaxgen.training import beginning, experiment_file, runs
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.interruption import Interrupted
-from jaxgen.training.loop import NotFinite
+from jaxgen.training.pending import NotFinite
 from jaxgen.training.prepared import first_row, prepare, prepare_state
 from jaxgen.training.run_directory import locked, open_run
 
@@ -30,7 +30,9 @@ TOY = Path(__file__).parent / "toy.py"
 
 def begin(path, **numbers):
     file = experiment_file.read(epath.Path(TOY))
-    return runs.begin(path, file, "default", file.config_type(**numbers), runs.Options(), {}, [])
+    return beginning.begin(
+        path, file, "default", file.config_type(**numbers), beginning.Options(), {}, []
+    )
 
 
 def lines(run):
@@ -202,9 +204,9 @@ def test_steps_below_one_are_refused(tmp_path, numbers):
 
 def test_keeping_no_checkpoint_is_refused(tmp_path):
     file = experiment_file.read(epath.Path(TOY))
-    options = runs.Options(keep=0)
+    options = beginning.Options(keep=0)
     with pytest.raises(UserError, match="would keep no checkpoint"):
-        runs.begin(tmp_path / "run", file, "tiny", file.settings["tiny"], options, {}, [])
+        beginning.begin(tmp_path / "run", file, "tiny", file.settings["tiny"], options, {}, [])
     assert not (tmp_path / "run").exists()
 
 

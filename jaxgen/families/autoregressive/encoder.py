@@ -18,6 +18,7 @@ from jaxtyping import Array, Float, Int
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import Activation, gelu
+from jaxgen.nn.saved_tensors import Policy
 from jaxgen.nn.self_attention import Places
 from jaxgen.nn.transformer_blocks import Order, post_norm, pre_norm, stacked
 
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
     pools: bool = False
     dropout: float = 0.0
     unroll: int = 1
-    remat: bool = False
+    remat: bool | Policy = False
     initializer: Any = nn.initializers.normal(0.02)
     dtype: Any = jnp.float32
 

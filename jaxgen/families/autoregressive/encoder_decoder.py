@@ -15,6 +15,7 @@ from jaxgen.families.autoregressive.transformer import Cache, Scales, muon_matri
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.saved_tensors import Policy
 from jaxgen.nn.self_attention import Places, indices
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
@@ -48,7 +49,7 @@ class Tower(nn.Module):
     order: Order = pre_norm
     dropout: float = 0.0
     unroll: int = 1
-    remat: bool = False
+    remat: bool | Policy = False
     scanned: bool = True
     initializer: Any = nn.initializers.normal(0.02)
     output_initializer: Any = nn.initializers.normal(0.02)

@@ -30,6 +30,7 @@ from jaxgen.experiment import Path
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.saved_tensors import Policy
 from jaxgen.nn.self_attention import Places
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
@@ -84,7 +85,7 @@ class Transformer(nn.Module):
     tied: bool = True
     dropout: float = 0.0
     unroll: int = 1
-    remat: bool = False
+    remat: bool | Policy = False
     scanned: bool = True
     scales: Scales = Scales()
     initializer: Any = nn.initializers.normal(0.02)
