@@ -118,7 +118,7 @@ def _command(name: str) -> Callable[[list[str]], None]:
             "  evaluate RUN [flags]           score it on its held-out data\n"
             "  export RUN [flags]             write its model for Hugging Face's transformers\n"
             "  datasets [prepare NAME]        list the data sets, get one\n"
-            "  supervise -- COMMAND           keep a run alive: start it again when it dies or hangs\n\n"
+            "  supervise -- COMMAND           keep a run alive, started again where it dies\n\n"
             "Each command explains itself with --help."
         )
     if name not in commands:

@@ -35,6 +35,7 @@ MAY_IMPORT = {
         "supervision",
     },
     "supervision": {"flags"},
+    "__main__": {"cli", "supervision"},
     "experiments": {
         "families",
         "nn",
