@@ -89,7 +89,7 @@ def build(config: Config, kept: Mapping[str, bytes]) -> Experiment:
     request = GenerateRequest("The", tokens=64)
     return Experiment(
         init=lambda key, batch: (network.init(key, batch["tokens"][:, :-1])["params"], {}),
-        updates=[Update("gpt", loss, optimizer, accumulate=config.accumulate)],
+        updates=[Update("gpt", loss, optimizer, accumulate=config.accumulate, reduce_once=True)],
         data=Deferred(data),
         steps=config.steps,
         seed=config.seed,

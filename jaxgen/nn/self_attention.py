@@ -7,62 +7,27 @@ from dataclasses import replace
 from typing import Any
 
 import flax.linen as nn
-import flax.struct
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
 from jaxgen.nn import linear
 from jaxgen.nn.attention import attention
 from jaxgen.nn.key_value_cache import (
-    CacheRoom,
     KeyValueCache,
     new_cache,
     seen_in_ring,
     slot_positions,
     written,
 )
+from jaxgen.nn.places import Places
 from jaxgen.nn.position_bias import PositionBias
 from jaxgen.nn.rotary import Angles, rotate
 from jaxgen.nn.saved_tensors import ATTENTION, KEY, QUERY, VALUE, named
 from jaxgen.nn.visibility import Implementation
+from jaxgen.parallel.sharding import check_divides
 
 Hidden = Float[Array, "batch time width"]
-
-
-@flax.struct.dataclass
-class Places:
-    """Where the vectors of one call stand, and what stands beside them; the same for all layers.
-
-    positions: each vector's place in its own text, (1 or batch, time).
-    segments: vectors of unequal segments don't see each other (packed texts), (batch, time); 0 is
-        padding.
-    lengths: how much of each row there is, (batch,), where the rest is padding that no segments
-        tell of.
-    offset: the place in the cache of each row's first vector, (batch,); the cache holds those
-        before it. None: the call begins at place 0 and reads no cache.
-    room: makes a new cache, of the vectors from place 0 on.
-    bias: added to the scores of self-attention, (1 or batch, heads, time, positions).
-    memory: what cross-attention looks at, (batch, sources, width); not needed where a cache holds
-        its keys and values.
-    memory_segments: which of it, as `segments` for both sides: (batch, time), (batch, sources).
-    """
-
-    positions: Any
-    segments: Any = None
-    lengths: Any = None
-    offset: Any = None
-    room: CacheRoom | None = flax.struct.field(pytree_node=False, default=None)
-    bias: Any = None
-    memory: Any = None
-    memory_segments: Any = None
-
-    @property
-    def real(self) -> Bool[Array, "batch time"] | None:
-        """False for padding; None where there is none."""
-        if self.lengths is not None:
-            return jnp.arange(self.positions.shape[1])[None, :] < self.lengths[:, None]
-        return None if self.segments is None else self.segments != 0
 
 
 class SelfAttention(nn.Module):
@@ -121,10 +86,11 @@ class SelfAttention(nn.Module):
             deterministic: switches dropout off.
 
         Raises:
-            UserError: if the heads don't divide the width, and no depth is given; if the groups
-                don't divide the heads.
+            UserError: if the heads don't divide the width and no depth is given, the groups don't
+                divide the heads, or the mesh can't split them.
         """
         depth = self.depth or _depth(x.shape[-1], self.heads)
+        check_divides(self.heads, "heads", "attention heads")
         groups = self.heads if self.groups is None else self.groups
         if groups < 1 or self.heads % groups:
             raise UserError(f"{self.heads} query heads don't share {groups} key heads evenly.")
@@ -248,6 +214,7 @@ class CrossAttention(nn.Module):
         With `places.room`, the memory's keys and values are returned, to be kept.
         """
         depth = self.depth or _depth(x.shape[-1], self.heads)
+        check_divides(self.heads, "heads", "attention heads")
         names = ("embed", "heads", "head_dim")
 
         def map_in(name: str, vectors: Array, initializer: Any = self.initializer) -> Array:

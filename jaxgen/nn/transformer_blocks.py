@@ -6,9 +6,10 @@ heads=6)`, `partial(MLP, hidden=1536)`, `LayerNorm`.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import cache, partial
 from operator import itemgetter
 from typing import Any
 
@@ -20,10 +21,13 @@ from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Params
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import BLOCK_INPUT, RESIDUAL, Policy, named
-from jaxgen.nn.self_attention import Places
 from jaxgen.parallel.layout import current_layout
 from jaxgen.parallel.pipeline import Schedule, Turn, pipelined, schedule, stages_of
+from jaxgen.parallel.sharding import constrained
+
+log = logging.getLogger("jaxgen")
 
 Hidden = Float[Array, "batch time width"]
 Layer = Callable[[Hidden], Hidden]
@@ -89,7 +93,7 @@ class Block(nn.Module):
         own, of_memory = cache, None
         if across is not None and cache is not None:
             own, of_memory = cache.own, cache.memory
-        x = named(x, BLOCK_INPUT)
+        x = named(constrained(x, ("batch", "time", None)), BLOCK_INPUT)
         x = sublayer("attention", attend("attention", self.attention, own), x)
         x = named(x, RESIDUAL)
         if across is not None:
@@ -159,6 +163,7 @@ class Stack(nn.Module):
             out: tuple[Hidden, Any] = self._scan(x, cache, places)
             return out
         plan = schedule(self.length, len(x), mesh, current_layout().pipeline)
+        _tell(plan)
         return self._pipelined(x, places, plan), None
 
     def _pipelined(self, x: Hidden, places: Places, plan: Schedule) -> Hidden:
@@ -187,6 +192,17 @@ class Stack(nn.Module):
             for name, reports in sown.items():
                 self.put_variable("router", name, reports)
         return x
+
+
+@cache
+def _tell(plan: Schedule) -> None:
+    log.info(
+        "Pipeline of %d stages, %d microbatches and %d rounds: %.0f %% of its ticks are bubble.",
+        plan.stages,
+        plan.microbatches,
+        plan.rounds,
+        100 * plan.bubble,
+    )
 
 
 def stacked(
@@ -222,7 +238,8 @@ def stacked(
         unroll: blocks (or turns) an iteration of the scan, with the same parameters. All of them
             compile to the fastest program, fewer compile faster.
         remat: recomputes each block in the backward pass instead of keeping its activations: True
-            all of it, a policy what it doesn't keep (see `saved_tensors.py`).
+            all of it, a policy what it doesn't keep (see `saved_tensors.py`). A pipeline recomputes
+            all of a stage's blocks together, from what the stage was given.
         scanned: False gives each block parameters and a cache of its own, as `unstacked` makes
             them: a step of decoding, which has little else to do, then copies neither.
 

@@ -6,6 +6,7 @@ Set by `with layout_in_use(Layout(...))`, as a mesh is by `jax.set_mesh`; both a
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,7 +31,7 @@ BATCH_AXES = ("slices", "data", "fsdp", "expert")
 RULES: Rules = {
     "batch": BATCH_AXES,
     "time": "sequence",
-    "vocab": "tensor",
+    "vocab": ("tensor", "stage"),
     "embed": ("fsdp", "expert"),
     "heads": "tensor",
     "head_dim": None,
@@ -69,6 +70,12 @@ class Layout:
     def places(self) -> dict[str, Place]:
         """The rules as a table."""
         return dict(self.rules)
+
+    @property
+    def for_any_rows(self) -> Layout:
+        """The same for batches of other sizes: a pipeline chooses its microbatches itself."""
+        chosen = dataclasses.replace(self.pipeline, microbatches=0)
+        return dataclasses.replace(self, pipeline=chosen)
 
 
 def with_rules(changed: Rules, pipeline: Pipeline = Pipeline()) -> Layout:

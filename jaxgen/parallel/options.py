@@ -39,6 +39,18 @@ def check_parallel(parallel: Parallel, mesh: Mesh) -> None:
             f"A pipeline can't have {parallel.microbatches} microbatches and {parallel.rounds} "
             "rounds: take 0 microbatches (the usual number) or more, and at least 1 round."
         )
+    if mesh.shape["stage"] == 1 and (parallel.microbatches or parallel.rounds > 1):
+        raise UserError(
+            "Microbatches and rounds are of a pipeline, and this mesh has one stage: give it more "
+            "by --mesh.stage."
+        )
+    if parallel.offload_optimizer:
+        device = mesh.local_devices[0]
+        if "pinned_host" not in {memory.kind for memory in device.addressable_memories()}:
+            raise UserError(
+                f"{device.device_kind} has no memory of its host's to keep optimizer state in: "
+                "leave out offload_optimizer."
+            )
     if parallel.executor == "pjit":
         return
     if mesh.shape["data"] != mesh.size:

@@ -110,6 +110,22 @@ def constrained(x: Array, names: Sequence[str | None]) -> Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh))
 
 
+def check_divides(size: int, name: str, told: str) -> None:
+    """Raises a `UserError` if the logical axis `name`, `size` long, can't be split as rules say.
+
+    For axes that nobody would want whole on each device; `told` is what the user calls them.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    place = None if mesh.empty else current_layout().places[name]
+    axes = place if isinstance(place, tuple) else () if place is None else (place,)
+    sizes = {axis: mesh.shape[axis] for axis in axes}
+    if size % math.prod(sizes.values()):
+        raise UserError(
+            f"{size} {told} don't divide over {described(sizes)}: take a multiple of "
+            f"{math.prod(sizes.values())} {told}, or another mesh."
+        )
+
+
 def like_parameters(tree: Any, params: Any, params_shardings: Any, mesh: Mesh) -> Any:
     """The sharding of each leaf of `tree` that has a parameter's path and shape: that parameter's.
 

@@ -139,7 +139,7 @@ def fit(
             batch = global_batch(_next(batches, pending, ledger), source.batch_size, mesh)
             with ledger.spent("compile") if compiling else nullcontext():
                 if compiling:
-                    operations = operations_of_step(prepared, state, batch)
+                    operations = operations_of_step(experiment, prepared, state, batch, mesh)
                 state, metrics, finite = prepared.train_step(state, batch)
             step += 1
             pending.add(step, metrics, finite)
@@ -175,7 +175,7 @@ def fit(
             measured: dict[str, float] = {}
             if evaluations or previews:
                 pending.check(wait=True)
-                with ledger.spent("evaluation"):
+                with ledger.spent("evaluation"), layout_in_use(prepared.layout.for_any_rows):
                     key = jax.random.fold_in(prepared.evaluation_key, step)
                     measured = drawing.scores(evaluations, model(state), experiment.data, key)
                     for preview in previews:

@@ -17,7 +17,8 @@ Random keys are folded with the device's number, so noise is the same in distrib
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -27,19 +28,41 @@ from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Key, Update
 from jaxgen.parallel.sharding import batch_sharding
 from jaxgen.training.state import TrainState
-from jaxgen.training.step import Metrics, TrainStep, make_train_step
+from jaxgen.training.step import Metrics, make_train_step
 
 _DEVICES = "devices"
 
 
+@dataclass(frozen=True)
+class PmapStep:
+    """A train step over all devices of a mesh of which only `data` is split; compiles when called.
+
+    State and batch come as for `jit`, and the state goes so: whole on every device, though its
+    arrays may name another mesh of the same devices. The old state's memory is taken.
+
+    trace: as `jit`'s, of the step as one program over the whole batch: for who counts operations.
+    """
+
+    run: Callable[[TrainState, Batch], tuple[TrainState, Metrics, Any]]
+    deal: Callable[[Batch], Batch]
+    places: TrainState
+    trace: Callable[[TrainState, Batch], Any]
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, Any]:
+        """The next state, the metrics, and whether all was finite."""
+        with jax.set_mesh(None):  # pmap brings a mesh of its own
+            state, metrics, finite = self.run(state, self.deal(batch))
+        # Naming our mesh again would cost a lone process more than the rest of a small step.
+        alone = jax.process_count() == 1
+        return state if alone else _global(state, self.places), metrics, finite
+
+
 def make_pmap_step(
     updates: Sequence[Update], key: Key, mesh: Mesh, abstract: TrainState
-) -> TrainStep:
-    """A compiled train step over all devices of a mesh whose axes are all 1 but `data`.
+) -> PmapStep:
+    """The step of `make_train_step` by `pmap`.
 
-    abstract: the state's shapes and shardings. State and batch come as for `jit`, and the state
-    goes so: whole on every device, though its arrays may name another mesh of the same devices.
-    The old state's memory is taken.
+    abstract: the state's shapes and shardings.
 
     Raises:
         UserError: if part of the state isn't whole on every device.
@@ -51,7 +74,6 @@ def make_pmap_step(
                 f"The executor pmap keeps the whole state on every device, but {name} is split "
                 "over them (along the batch, or by the experiment's rules): take the executor pjit."
             )
-    places = jax.tree.map(lambda leaf: leaf.sharding, abstract)
     alone = AbstractMesh((), ())
 
     def on_device(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, Any]:
@@ -72,20 +94,23 @@ def make_pmap_step(
     )
 
     def dealt(batch: Batch) -> Batch:
+        """Leaves (repeats, rows, ...) as (repeats, devices, rows of a device, ...)."""
         return jax.tree.map(
             lambda leaf: leaf.reshape(leaf.shape[0], mesh.size, -1, *leaf.shape[2:]), batch
         )
 
-    deal = jax.jit(dealt, out_shardings=batch_sharding(mesh))
+    deal_on_devices = jax.jit(dealt, out_shardings=batch_sharding(mesh))
 
-    def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics, Any]:
+    def deal(batch: Batch) -> Batch:
         on_host = not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves(batch))
-        with jax.set_mesh(None):  # pmap brings a mesh of its own
-            state, metrics, finite = run(state, dealt(batch) if on_host else deal(batch))
-        # Naming our mesh again would cost a lone process more than the rest of a small step.
-        return state if jax.process_count() == 1 else _global(state, places), metrics, finite
+        return dealt(batch) if on_host else deal_on_devices(batch)
 
-    return train_step
+    return PmapStep(
+        run=run,
+        deal=deal,
+        places=jax.tree.map(lambda leaf: leaf.sharding, abstract),
+        trace=jax.jit(make_train_step(updates, key)).trace,
+    )
 
 
 def _global(state: TrainState, places: TrainState) -> TrainState:

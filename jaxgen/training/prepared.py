@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Experiment, Key, Shuffling, Update
 from jaxgen.parallel.layout import Layout, layout_in_use, with_rules
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.operations import Operations, operations, operations_of
 from jaxgen.parallel.options import USUAL, Parallel, check_parallel
 from jaxgen.parallel.sharding import COPIES, batch_sharding, local_rows, split_further
@@ -85,15 +86,21 @@ def prepare(experiment: Experiment, mesh: Mesh, parallel: Parallel = USUAL) -> P
     )
 
 
-def operations_of_step(prepared: Prepared, state: TrainState, batch: Batch) -> Operations:
+def operations_of_step(
+    experiment: Experiment, prepared: Prepared, state: TrainState, batch: Batch, mesh: Mesh
+) -> Operations:
     """What one step computes; its trace is the one that will be compiled.
 
     An update with `every` counts as if it ran in each step.
     """
     step: Any = prepared.train_step
-    if hasattr(step, "trace"):
+    if mesh.shape["stage"] == 1:
         return operations(step.trace(state, batch).jaxpr)
-    return operations_of(step, state, batch)
+    # Pipelines work in vain in their bubbles: what one device would do doesn't count those.
+    alone = make_train_step(experiment.updates, random_keys(experiment.seed)[1])
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch))
+    with jax.set_mesh(make_mesh(MeshShape(), jax.local_devices()[:1])):
+        return operations_of(alone, *shapes)
 
 
 def first_row(experiment: Experiment) -> Batch:

@@ -10,8 +10,9 @@ from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import MLP, GatedMLP, gelu, gelu_tanh, squared_relu
 from jaxgen.nn.norm import LayerNorm, RMSNorm
+from jaxgen.nn.places import Places
 from jaxgen.nn.rotary import rotary_angles, rotate
-from jaxgen.nn.self_attention import Places, SelfAttention
+from jaxgen.nn.self_attention import SelfAttention
 
 X = jax.random.normal(jax.random.key(0), (2, 3, 8)) * 3 + 1
 

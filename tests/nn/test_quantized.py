@@ -157,7 +157,6 @@ def test_training_follows_bfloat16s(params, quantize):
         return steps(params)
 
     expected, found = run(wide), run(quantize(wide))
-    print(np.abs(found - expected).mean(), abs(found[-1] - expected[-1]))
     assert found[-1] < 0.05 * found[0]
     # In nats, of 2.5 at first and 0.08 at last. Some steps overshoot, by more or less each time.
     assert 0 < np.abs(found - expected).mean() < 0.05

@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from jaxgen.errors import UserError
 from jaxgen.nn.mlp import MLP, GatedMLP
 from jaxgen.nn.norm import LayerNorm
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import (
     ATTENTION,
     BLOCK_INPUT,
@@ -27,7 +28,7 @@ from jaxgen.nn.saved_tensors import (
     offloading,
     saving,
 )
-from jaxgen.nn.self_attention import CrossAttention, Places, SelfAttention
+from jaxgen.nn.self_attention import CrossAttention, SelfAttention
 from jaxgen.nn.transformer_blocks import stacked
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 

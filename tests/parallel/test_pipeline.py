@@ -16,8 +16,9 @@ from jaxgen.nn.expert_dispatch import dropless, within_capacity
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.mlp import MLP
 from jaxgen.nn.norm import LayerNorm
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import QUERY, saving
-from jaxgen.nn.self_attention import Places, SelfAttention
+from jaxgen.nn.self_attention import SelfAttention
 from jaxgen.nn.transformer_blocks import stacked
 from jaxgen.parallel.layout import Pipeline, layout_in_use, with_rules
 from jaxgen.parallel.mesh import MeshShape, make_mesh
@@ -173,7 +174,7 @@ def squares(network, penalties, params, arguments):
 class Case:
     """A network, parameters `scale` times what it begins with, and its plain gradients."""
 
-    # As they begin, small ones, a layer adds next to nothing to what the others make.
+    # At first most networks' parameters are so small that a layer adds next to nothing.
     def __init__(self, network, arguments, penalties=(), scale=5):
         self.network, self.arguments, self.penalties = network, arguments, penalties
         self.boxed = jax.eval_shape(network.init, jax.random.key(1), *arguments)["params"]

@@ -20,7 +20,7 @@ from jaxgen.parallel.options import Parallel
 from jaxgen.parallel.sharding import batch_sharding, constrained, split_further
 from jaxgen.training.checkpoints import Checkpoints
 from jaxgen.training.placed_optimizer import split_over_copies
-from jaxgen.training.prepared import prepare
+from jaxgen.training.prepared import operations_of_step, prepare
 
 ROWS, WIDTH, HIDDEN, KINDS, REPEATS = 32, 8, 16, 4, 2
 PMAP = Parallel(executor="pmap")
@@ -182,6 +182,17 @@ def test_pmap_gives_the_old_state_away():
         state = prepared.create()
         stepped(prepared, state, 0, 1)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def test_pmap_does_the_operations_of_the_step_that_jit_does():
+    mesh, counted = make_mesh(MeshShape()), []
+    batch = jax.tree.map(lambda leaf: np.stack([leaf] * REPEATS), Masked().batch(0, slice(0, ROWS)))
+    for parallel in (Parallel(), PMAP):
+        made = experiment(updates())
+        prepared = prepare(made, mesh, parallel)
+        with jax.set_mesh(mesh), layout_in_use(prepared.layout):
+            counted.append(operations_of_step(made, prepared, prepared.abstract, batch, mesh))
+    assert counted[0] == counted[1] and counted[0].total > 0
 
 
 def test_pmap_takes_a_batch_that_lies_on_the_devices():
@@ -368,7 +379,7 @@ def test_what_cannot_be_joined_is_named():
 
 
 def test_the_layout_is_that_of_the_experiment_and_the_options():
-    mesh = make_mesh(MeshShape(tensor=2))
+    mesh = make_mesh(MeshShape(tensor=2, stage=2))
     parallel = Parallel(microbatches=6, rounds=2)
     prepared = prepare(experiment(updates(), rules={"mlp": None}), mesh, parallel)
     assert prepared.layout.pipeline == Pipeline(microbatches=6, rounds=2)

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.mlp import Activation, gelu
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import Policy
-from jaxgen.nn.self_attention import Places
 from jaxgen.nn.transformer_blocks import Order, post_norm, pre_norm, stacked
 
 Tokens = Int[Array, "batch time"]

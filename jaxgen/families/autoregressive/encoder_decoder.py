@@ -15,8 +15,9 @@ from jaxgen.families.autoregressive.transformer import Cache, Scales, muon_matri
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import Policy
-from jaxgen.nn.self_attention import Places, indices
+from jaxgen.nn.self_attention import indices
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
 Source = Int[Array, "batch sources"]

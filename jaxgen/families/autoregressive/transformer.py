@@ -30,8 +30,8 @@ from jaxgen.experiment import Path
 from jaxgen.nn.embedding import TokenEmbedding
 from jaxgen.nn.key_value_cache import CacheRoom
 from jaxgen.nn.linear import Linear
+from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import Policy
-from jaxgen.nn.self_attention import Places
 from jaxgen.nn.transformer_blocks import Order, pre_norm, stacked
 
 Tokens = Int[Array, "batch time"]
