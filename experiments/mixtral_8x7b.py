@@ -5,7 +5,7 @@ Batch, rate and schedule are ours, after Llama's. The weight of the balancing lo
 released configuration, 0.02 of a loss that is twice ours; the z-loss's is ST-MoE's (Zoph et al.
 2022).
 
-Command: jaxgen train experiments/mixtral_8x7b.py --tokens DIRECTORY --mesh.fsdp N --mesh.tensor M
+Command: jaxgen train experiments/mixtral_8x7b.py --tokens DIRECTORY --mesh.fsdp N --mesh.expert 8
 docs/data.md makes the token files. `--weights DIRECTORY` goes on from Hugging Face's files, which
 are streamed into the sharded state.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,6 +23,8 @@ from jaxgen.training.placed_optimizer import kept_on_host, split_over_copies
 from jaxgen.training.pmap_step import make_pmap_step
 from jaxgen.training.state import TrainState, initializer, random_keys
 from jaxgen.training.step import TrainStep, make_train_step
+
+log = logging.getLogger("jaxgen")
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ def prepare(experiment: Experiment, mesh: Mesh, parallel: Parallel = USUAL) -> P
     _, training, evaluation = random_keys(experiment.seed)
     create, abstract = prepare_state(experiment, mesh, first_row(experiment), parallel)
     _check_reduce_once(experiment.updates, abstract)
+    _warn_of_idle_axes(mesh, abstract)
     return Prepared(
         create=create,
         abstract=abstract,
@@ -167,6 +171,25 @@ def _check_reduce_once(updates: Sequence[Update], abstract: TrainState) -> None:
                     f"The update {update.name!r} can't reduce its gradients once: the variable "
                     f"{name} has rows of the batch, which belong to single groups of devices."
                 )
+
+
+def _warn_of_idle_axes(mesh: Mesh, abstract: TrainState) -> None:
+    """Says so if devices would do the same work as others: nothing is split over their axis."""
+    split = {
+        axis
+        for leaf in jax.tree.leaves(abstract.params)
+        for place in leaf.sharding.spec
+        for axis in _axes(place)
+    }
+    for axis in ("stage", "tensor"):
+        if mesh.shape[axis] > 1 and axis not in split:
+            log.warning(
+                "No parameter of this experiment is split over the mesh's %s axis: its %d devices "
+                "all do the same work. Leave out --mesh.%s.",
+                axis,
+                mesh.shape[axis],
+                axis,
+            )
 
 
 def _axes(place: Any) -> tuple[str, ...]:

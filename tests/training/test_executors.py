@@ -1,6 +1,7 @@
 """However a step is spread over devices, it is the step of one device."""
 
 import dataclasses
+import logging
 import re
 
 import chex
@@ -385,3 +386,14 @@ def test_the_layout_is_that_of_the_experiment_and_the_options():
     assert prepared.layout.pipeline == Pipeline(microbatches=6, rounds=2)
     assert prepared.layout.places["mlp"] is None
     assert prepared.abstract.params["head"]["kernel"].sharding.is_fully_replicated
+
+
+def test_an_axis_that_splits_nothing_is_told(caplog):
+    logging.getLogger("jaxgen").propagate = True
+    with caplog.at_level(logging.WARNING, "jaxgen"):
+        idle = experiment(updates(), rules={"vocab": None})
+        prepare(idle, make_mesh(MeshShape(stage=2)), Parallel())
+        assert "split over the mesh's stage axis: its 2 devices all do the same" in caplog.text
+        caplog.clear()
+        prepare(experiment(updates()), make_mesh(MeshShape(tensor=2)), Parallel())
+        assert not caplog.text

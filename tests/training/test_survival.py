@@ -21,7 +21,7 @@ def supervised(run, steps, *flags):
     command = [sys.executable, "-m", "jaxgen"]
     train = ["train", str(EXPERIMENT), "--run", str(run), "--steps", str(steps)]
     train += ["--checkpoint-every", "20"]
-    own = ["--port", str(free_port()), "--restarts", "40", "--backoff", "0.2"]
+    own = ["--port", str(free_port()), "--restarts", "40", "--backoff", "0"]
     patience = ["--silence", "12", "--grace", "4"]
     # It says much: for the eyes of whoever runs this with -s.
     return subprocess.Popen(
