@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import signal
@@ -16,7 +15,7 @@ from etils import epath
 
 from jaxgen import flags
 from jaxgen.data import datasets
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, sentence_of
 from jaxgen.interop.exporting import export
 from jaxgen.parallel.watch import beat_for_supervisor
 from jaxgen.sample_command import checkpoint_flags, run_argument, sample, say
@@ -35,9 +34,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         command = _command(arguments[0] if arguments else "--help")
         command(arguments[1:])
-    except UserError as mistake:
-        log.error("jaxgen: %s", mistake)
-        sys.exit(1)
     except Interrupted as stopped:
         sys.exit(128 + stopped.signal_number)
     except KeyboardInterrupt:
@@ -46,10 +42,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever reads what we say has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+    except (UserError, OSError) as error:
+        if not sentence_of(error):
             raise
-        log.error("jaxgen: %s (%s); what was saved before is kept.", error.strerror, error.filename)
+        log.error("jaxgen: %s", sentence_of(error))
         sys.exit(1)
 
 

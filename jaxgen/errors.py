@@ -1,11 +1,25 @@
 """The one exception that speaks to the user, and the check that most requests need."""
 
+import errno
+
+# What a person mends outside of the program: space and permissions.
+_OUTSIDE = (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS)
+
 
 class UserError(Exception):
     """A mistake the user can mend: one sentence that names the thing and the cure.
 
     The command line prints it without a traceback and exits with a non-zero status.
     """
+
+
+def sentence_of(error: BaseException) -> str:
+    """What is said of an error that a person can mend; "" for one that only its traceback tells."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno in _OUTSIDE:
+        return f"{error.strerror} ({error.filename}); what was saved before is kept."
+    return ""
 
 
 def at_least_one(**counts: int) -> None:

@@ -9,12 +9,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Literal
 
-import jax
 from etils import epath
 
 from jaxgen import flags
-from jaxgen.errors import UserError
+from jaxgen.errors import sentence_of
 from jaxgen.parallel.hosts import ALONE, Hosts, Rendezvous, joined
+from jaxgen.parallel.watch import exchange_failed
 from jaxgen.sample_command import say
 from jaxgen.training import beginning, experiment_file, run_directory, runs
 from jaxgen.training.experiment_file import ExperimentFile
@@ -47,7 +47,8 @@ def train(arguments: list[str]) -> None:
         stamp = time.strftime("%Y-%m-%d_%H-%M-%S")
         required = {name: getattr(chosen, name) for name in file.requires if getattr(chosen, name)}
         # Clocks differ: the first process says where.
-        place = chosen.run or hosts.from_first("run", _unused(f"runs/{file.name}/{stamp}"))
+        usual = hosts.from_first("run", chosen.run or _unused(f"runs/{file.name}/{stamp}"))
+        place = chosen.run or usual
         run = beginning.begin(
             place,
             file,
@@ -94,8 +95,8 @@ def resume(arguments: list[str]) -> None:
             "Continues a run from its newest whole checkpoint; on the same devices, bitwise as if "
             "it hadn't stopped.\n`jaxgen resume RUN --help` lists what may be another this time."
         )
-    run = run_directory.open_run(arguments[0])
     with _together(arguments[1:]) as hosts:
+        run = run_directory.open_run(arguments[0])
         chosen = flags.parse(
             [
                 flags.group("options", beginning.Options, beginning.options_of(run)),
@@ -136,22 +137,21 @@ def _together(arguments: Sequence[str]) -> Iterator[Hosts]:
         for handler in log.handlers:
             handler.setLevel(logging.WARNING)
     try:
-        yield hosts
-    except Interrupted:
-        hosts.finished()
-        raise
-    except BaseException as error:
-        if hosts.alone:
+        try:
+            yield hosts
+        except Interrupted:
+            hosts.finished()
             raise
-        if isinstance(error, jax.errors.JaxRuntimeError) or isinstance(
-            error.__cause__, jax.errors.JaxRuntimeError
-        ):
+        hosts.finished()
+    except BaseException as error:
+        if hosts.alone or isinstance(error, Interrupted):
+            raise
+        if exchange_failed(error):
             hosts.lost(error)
-        known = isinstance(error, UserError | SystemExit | KeyboardInterrupt)
-        sentence = str(error) if isinstance(error, UserError) else repr(error)
-        log.error("jaxgen: %s", sentence, exc_info=None if known else error)
-        hosts.failed(sentence, _status(error))
-    hosts.finished()
+        said = sentence_of(error)
+        known = said or isinstance(error, SystemExit | KeyboardInterrupt)
+        log.error("jaxgen: %s", said or repr(error), exc_info=None if known else error)
+        hosts.failed(said or repr(error), _status(error))
 
 
 def _status(error: BaseException) -> int:

@@ -23,7 +23,13 @@ MAY_IMPORT = {
     "training": {"parallel", "data.loader"},
     "flags": set(),
     "sample_command": {"flags", "training", "data"},
-    "train_command": {"sample_command", "flags", "training", "parallel.hosts"},
+    "train_command": {
+        "sample_command",
+        "flags",
+        "training",
+        "parallel.hosts",
+        "parallel.watch",
+    },
     "cli": {
         "sample_command",
         "train_command",

@@ -47,6 +47,8 @@ def cudnn_refuses(query: Query, key: Keys, visibility: Visibility, scoring: Scor
         return f"cuDNN attention takes even lengths, not {query.shape[1]} by {key.shape[1]}."
     if visibility.dropout > 0:
         return "cuDNN attention is used here without dropout on the weights."
+    if checked(query, key):
+        return "cuDNN attention is not for a shard_map that checks what varies (check_vma)."
     if scoring.soft_cap is not None or scoring.sinks is not None:
         return "cuDNN attention knows no soft cap and no sinks."
     capability = str(getattr(jax.local_devices()[0], "compute_capability", ""))
@@ -60,7 +62,9 @@ def cudnn_attention(
 ) -> Result:
     """cuDNN's flash attention, by `jax.nn.dot_product_attention`.
 
-    A query that sees nothing gets a mean of the values here, not zeros.
+    On more than one device it must be traced inside `jax.set_mesh`: the compiler's own way to split
+    it fails where time is split, or queries otherwise than keys. A query that sees nothing gets a
+    mean of the values here, not zeros.
     """
     if refusal := cudnn_refuses(query, key, visibility, scoring):
         raise UserError(refusal)
@@ -73,17 +77,34 @@ def cudnn_attention(
         causal=visibility.causal and not own,
         window=None if window is not None else visibility.window,
     )
-    return jax.nn.dot_product_attention(
-        query,
-        key,
-        value,
-        bias=scoring.bias,
-        mask=visible(rest, query.shape[1], key.shape[1]),
-        scale=scoring.scale,
-        is_causal=own,
-        local_window_size=None if window is None else (window - 1, 0),
-        implementation="cudnn",
-    )
+    mask = visible(rest, query.shape[1], key.shape[1])
+
+    def local(query: Query, key: Keys, value: Values, bias: Any, mask: Any) -> Result:
+        return jax.nn.dot_product_attention(
+            query,
+            key,
+            value,
+            bias=bias,
+            mask=mask,
+            scale=scoring.scale,
+            is_causal=own,
+            local_window_size=None if window is None else (window - 1, 0),
+            implementation="cudnn",
+        )
+
+    split = _split(key)
+    if split is None:
+        return local(query, key, value, scoring.bias, mask)
+    rows, _, heads, _ = split
+
+    def place(x: Any) -> PartitionSpec:
+        # One row stands for all rows, and one plane for all heads.
+        axes = () if x is None else zip((rows, heads), x.shape[:2], strict=True)
+        return PartitionSpec(*(None if size == 1 else axis for axis, size in axes))
+
+    places = (split, split, split, place(scoring.bias), place(mask))
+    run = jax.shard_map(local, in_specs=places, out_specs=split, check_vma=False)
+    return run(query, key, value, scoring.bias, mask)
 
 
 # Splash attention works on tiles of so many positions or a multiple.
@@ -142,16 +163,24 @@ def splash_attention(
         run = _splash_kernel(q, k, visibility, scoring.soft_cap, False, interpret)
         return jax.vmap(run)(q, k, v, _ids(segments)).transpose(0, 2, 1, 3)
 
-    mesh = jax.sharding.get_abstract_mesh()
-    # What doesn't divide over the devices is worked out whole on each.
-    names = ("batch", None, "heads", None)
-    split = None if mesh.empty else partition_spec(names, key.shape, mesh)
-    if split is None or split == PartitionSpec(None, None, None, None):
+    split = _split(key)
+    if split is None:
         return local(query, key, value, visibility.segments)
-    of_segments = PartitionSpec(split[0])
-    return jax.shard_map(
-        local, in_specs=(split, split, split, of_segments), out_specs=split, check_vma=False
-    )(query, key, value, visibility.segments)
+    places = (split, split, split, PartitionSpec(split[0]))
+    run = jax.shard_map(local, in_specs=places, out_specs=split, check_vma=False)
+    return run(query, key, value, visibility.segments)
+
+
+def _split(key: Keys) -> PartitionSpec | None:
+    """Where queries, keys and values lie, each device with its own rows and heads.
+
+    What doesn't divide over the devices is worked out whole on each. None where a device is alone.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    # Not where nothing is split: the compiler refuses a kernel that it might have to split.
+    if mesh.empty or mesh.size == 1 or mesh.are_all_axes_manual:
+        return None
+    return partition_spec(("batch", None, "heads", None), key.shape, mesh)
 
 
 def splash_blocks(interpret: bool = False) -> BlockAttention:

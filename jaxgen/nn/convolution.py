@@ -12,8 +12,39 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
+from jaxgen.parallel.sharding import gathered
 
 Picture = Float[Array, "batch height width channels"]
+
+
+# The logical axes of a kernel.
+KERNEL = (None, None, "channels_in", "channels_out")
+
+
+def convolved(
+    picture: Picture,
+    kernel: Float[Array, "tall wide channels_in_a_group features"],
+    window_strides: Sequence[int],
+    padding: Any,
+    *,
+    lhs_dilation: Any = None,
+    rhs_dilation: Any = None,
+    dimension_numbers: Any = None,
+    feature_group_count: int = 1,
+    precision: Any = None,
+) -> Float[Array, "batch rows columns features"]:
+    """`jax.lax.conv_general_dilated` as `nn.Conv` calls it, of a kernel gathered before its use."""
+    return jax.lax.conv_general_dilated(
+        picture,
+        gathered(kernel, KERNEL),
+        window_strides,
+        padding,
+        lhs_dilation=lhs_dilation,
+        rhs_dilation=rhs_dilation,
+        dimension_numbers=dimension_numbers,
+        feature_group_count=feature_group_count,
+        precision=precision,
+    )
 
 
 def convolution(
@@ -50,14 +81,13 @@ def convolution(
     return nn.Conv(
         features,
         (height, width),
+        conv_general_dilated=convolved,
         strides=stride,
         padding=same if padding is None else padding,
         feature_group_count=groups,
         use_bias=bias,
         dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(
-            initializer, (None, None, "channels_in", "channels_out")
-        ),
+        kernel_init=nn.with_logical_partitioning(initializer, KERNEL),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
         name=name,
     )

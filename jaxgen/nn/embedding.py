@@ -9,6 +9,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from jaxgen.parallel.sharding import gathered
+
 
 class TokenEmbedding(nn.Module):
     """A vector for each token of the vocabulary; the same table may score the next token."""
@@ -27,9 +29,12 @@ class TokenEmbedding(nn.Module):
             jnp.float32,
         )
 
+    def _table(self) -> Float[Array, "vocabulary width"]:
+        return gathered(jnp.asarray(self.embedding, self.dtype), ("vocab", "embed"))
+
     def __call__(self, tokens: Int[Array, "*rows"]) -> Float[Array, "*rows width"]:
         """The tokens' vectors."""
-        return looked_up(self.embedding.astype(self.dtype), tokens)
+        return looked_up(self._table(), tokens)
 
     def scores(self, x: Float[Array, "*rows width"]) -> Float[Array, "*rows vocabulary"]:
         """Products with every token's vector, in float32: tied weights (Press & Wolf 2017)."""
@@ -37,7 +42,7 @@ class TokenEmbedding(nn.Module):
         scores = jnp.einsum(
             "nd,vd->nv",
             x.astype(self.dtype).reshape(-1, self.width),
-            self.embedding.astype(self.dtype),
+            self._table(),
             preferred_element_type=jnp.float32,
         )
         return scores.reshape(*x.shape[:-1], self.vocabulary)
@@ -60,7 +65,7 @@ class PositionEmbedding(nn.Module):
             (self.length, self.width),
             jnp.float32,
         )
-        return looked_up(table.astype(self.dtype), positions)
+        return looked_up(gathered(table.astype(self.dtype), (None, "embed")), positions)
 
 
 class SinusoidalPositions(nn.Module):

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.nn.convolution import Picture
 from jaxgen.nn.filtered_resampling import filtered, refuse_odd
+from jaxgen.parallel.sharding import gathered
 
 
 def equalized_kernel(
@@ -30,7 +31,7 @@ def equalized_kernel(
     """
     initializer = nn.with_logical_partitioning(nn.initializers.normal(1 / rate), names)
     kernel: Any = module.param("kernel", initializer, shape, jnp.float32)
-    return kernel * (rate / math.sqrt(math.prod(shape[:-1])))
+    return gathered(kernel, names) * (rate / math.sqrt(math.prod(shape[:-1])))
 
 
 def equalized_bias(

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from jaxgen.parallel.sharding import gathered
+
 
 def product(
     x: Float[Array, "rows inputs"], kernel: Float[Array, "inputs outputs"]
@@ -78,9 +80,11 @@ class Linear(nn.Module):
             return self.initializer(key, (size, made), dtype).reshape(shape)
 
         named = nn.with_logical_partitioning(initialize, self.names)
-        kernel: Any = self.param("kernel", named, (*taken, *self.outputs), jnp.float32)
+        parameter: Any = self.param("kernel", named, (*taken, *self.outputs), jnp.float32)
+        kernel = gathered(jnp.asarray(parameter, self.dtype), self.names)
         if not self.bias:
-            return jnp.asarray(kernel, self.dtype), None
-        zeros = nn.with_logical_partitioning(nn.initializers.zeros, self.names[len(taken) :])
+            return kernel, None
+        names = self.names[len(taken) :]
+        zeros = nn.with_logical_partitioning(nn.initializers.zeros, names)
         bias: Any = self.param("bias", zeros, self.outputs, jnp.float32)
-        return jnp.asarray(kernel, self.dtype), jnp.asarray(bias, self.dtype)
+        return kernel, gathered(jnp.asarray(bias, self.dtype), names)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.embedding import looked_up
+from jaxgen.parallel.sharding import gathered
 
 
 class PeriodicEmbedding(nn.Module):
@@ -32,4 +33,5 @@ class PeriodicEmbedding(nn.Module):
             (self.period, self.width),
             jnp.float32,
         )
-        return looked_up(table.astype(self.dtype), positions % self.period)
+        table = gathered(table.astype(self.dtype), (None, "embed"))
+        return looked_up(table, positions % self.period)

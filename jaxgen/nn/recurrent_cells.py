@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from jaxgen.nn.recurrence import Carry, Marks, Point, Small, recur, time_major
+from jaxgen.parallel.sharding import gathered
 
 Sequence = Float[Array, "batch time features"]
 Outputs = Float[Array, "batch time width"]
@@ -51,8 +52,10 @@ class _Gated(nn.Module):
 
     def kernel(self, name: str, inputs: int, gates: int, initializer: Any) -> Array:
         """A parameter (inputs, gates, width)."""
-        boxed = nn.with_logical_partitioning(initializer, ("embed", None, "mlp"))
-        return jnp.asarray(self.param(name, boxed, (inputs, gates, self.width)), self.dtype)
+        names = ("embed", None, "mlp")
+        boxed = nn.with_logical_partitioning(initializer, names)
+        made: Any = self.param(name, boxed, (inputs, gates, self.width))
+        return gathered(jnp.asarray(made, self.dtype), names)
 
     def vectors(self, name: str, gates: int, initializer: Any = nn.initializers.zeros) -> Array:
         """A float32 parameter (gates, width)."""
@@ -177,12 +180,11 @@ class LSTM(_Gated):
         if self.peepholes:
             small["peephole"] = self.vectors("peephole", 3)
         if self.projection is not None:
-            initializer = nn.with_logical_partitioning(
-                nn.initializers.lecun_normal(), ("mlp", "embed")
-            )
+            names = ("mlp", "embed")
+            initializer = nn.with_logical_partitioning(nn.initializers.lecun_normal(), names)
             shape = (self.width, self.projection)
             projection: Any = self.param("projection", initializer, shape)
-            small["projection"] = projection
+            small["projection"] = gathered(projection, names)
         inputs = _shifted(products, self.vectors("bias", 4, _forgetting(self.forget_bias)))
 
         def point(small: Small, given: Array, carry: Carry, product: Array) -> Carry:

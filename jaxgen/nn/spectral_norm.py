@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from jaxgen.nn.convolution import Picture
+from jaxgen.parallel.sharding import gathered
 
 Kernel = Float[Array, "*taken outputs"]
 
@@ -144,4 +145,4 @@ def _weights(
     )
     zeros = nn.with_logical_partitioning(nn.initializers.zeros, names[-1:])
     bias: Any = module.param("bias", zeros, shape[-1:], jnp.float32)
-    return kernel, bias
+    return gathered(kernel, names), bias

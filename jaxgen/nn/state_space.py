@@ -20,6 +20,7 @@ from jaxgen.nn.linear import Linear
 from jaxgen.nn.linear_scan import added, kept, linear_scan
 from jaxgen.nn.mlp import gelu
 from jaxgen.nn.recurrence import Carry, Marks
+from jaxgen.parallel.sharding import gathered
 
 Sequence = Float[Array, "batch time width"]
 Matrix = Float[np.ndarray, "states states"]
@@ -84,7 +85,8 @@ class StateSpace(nn.Module):
         named = nn.with_logical_partitioning(nn.initializers.normal(1.0), ("embed",))
         through: Any = self.param("through", named, (self.width,))  # D
         x = x.astype(self.dtype)
-        y = out(parts) + jnp.asarray(through, self.dtype)[None, None] * x
+        through = gathered(jnp.asarray(through, self.dtype), ("embed",))
+        y = out(parts) + through[None, None] * x
         if self.gated:
             y = gelu(y)
             names = ("embed", "mlp")

@@ -18,6 +18,7 @@ from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
 from jaxgen.nn.convolution import Picture
+from jaxgen.parallel.sharding import gathered
 
 # What a kernel takes in and gives, in the direction of `strided`.
 Large = Float[Array, "batch height width channels"]
@@ -141,7 +142,8 @@ class HalvingConvolution(nn.Module):
         named = nn.with_logical_partitioning(self.initializer, names)
         shape = (4, 4, picture.shape[-1], self.features)
         kernel: Any = self.param("kernel", named, shape, jnp.float32)
-        made = strided((2, 1), picture.astype(self.dtype), jnp.asarray(kernel, self.dtype))
+        kernel = gathered(jnp.asarray(kernel, self.dtype), names)
+        made = strided((2, 1), picture.astype(self.dtype), kernel)
         return _shifted(self, made)
 
 
@@ -163,7 +165,7 @@ class DoublingConvolution(nn.Module):
         named = nn.with_logical_partitioning(self.initializer, names)
         shape = (4, 4, picture.shape[-1], self.features)
         kernel: Any = self.param("kernel", named, shape, jnp.float32)
-        kernel = jnp.asarray(kernel, self.dtype).swapaxes(2, 3)
+        kernel = gathered(jnp.asarray(kernel, self.dtype), names).swapaxes(2, 3)
         return _shifted(self, transposed((2, 1), picture.astype(self.dtype), kernel))
 
 

@@ -17,6 +17,7 @@ import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
+from flax.core import Scope
 from jaxtyping import Array, Float
 
 from jaxgen.errors import UserError
@@ -167,8 +168,6 @@ class Stack(nn.Module):
         return self._pipelined(x, places, plan), None
 
     def _pipelined(self, x: Hidden, places: Places, plan: Schedule) -> Hidden:
-        # Without a parent, so that each layer's parameters can be handed to it.
-        one = self.layer(parent=None)
         key = self.make_rng("dropout") if self.has_rng("dropout") else None
 
         def stage(parameters: Params, x: Hidden, places: Places, turn: Turn) -> tuple[Hidden, Any]:
@@ -176,12 +175,13 @@ class Stack(nn.Module):
                 number, own = number_and_own
                 rngs = {}
                 if key is not None:
-                    of_layer = jax.random.fold_in(key, number)
-                    rngs["dropout"] = jax.random.fold_in(of_layer, turn.microbatch)
-                (x, _), sown = one.apply(
-                    {"params": own}, x, None, places, rngs=rngs, mutable=["router"]
-                )
-                return x, sown.get("router", {})
+                    own_key = jax.random.fold_in(key, number)
+                    rngs["dropout"] = jax.random.fold_in(own_key, turn.microbatch)
+                # With this module's path, by which `quantized.py` finds layers.
+                scope = Scope({"params": own}, rngs, mutable=["router"], path=self.path)
+                with scope.temporary() as of_layer:
+                    x, _ = self.layer(parent=of_layer)(x, None, places)
+                return x, scope.mutable_variables().get("router", {})
 
             numbers = turn.first_layer + jnp.arange(len(jax.tree.leaves(parameters)[0]))
             unroll = min(self.unroll, len(numbers))

@@ -10,15 +10,12 @@ import os
 import secrets
 import socket
 import threading
-from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import jax
-import numpy as np
 from etils import epath
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxgen.errors import UserError
 from jaxgen.parallel.watch import SILENCE, TRY_AGAIN, Watch, leave
@@ -134,49 +131,11 @@ class Hosts:
 ALONE = Hosts()  # a run of one process
 
 
-class Answers:
-    """The largest of what the processes say, known to all of them at the same step.
-
-    later: so many steps pass before an answer is looked at, so that none is waited for.
-    """
-
-    def __init__(self, mesh: Mesh, later: int) -> None:
-        self._sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names))
-        self._shape = (mesh.size,)
-        self._later = later
-        self._asked: deque[Any] = deque()
-        whole = NamedSharding(mesh, PartitionSpec())
-        self._largest = jax.jit(lambda said: said.max(), out_shardings=whole)
-
-    def ask(self, value: int) -> int:
-        """Says `value`; the largest of what was said `later` steps ago, 0 before that.
-
-        All processes must ask in every step, in the same order as everything else they do together.
-        """
-        if jax.process_count() == 1:
-            return value
-        self._asked.append(self._begin(value))
-        return int(self._asked.popleft()) if len(self._asked) > self._later else 0
-
-    def last(self, value: int) -> int:
-        """Says `value`; the largest of it and all that hasn't been looked at."""
-        if jax.process_count() == 1:
-            return value
-        self._asked.append(self._begin(value))
-        return max(int(self._asked.popleft()) for _ in range(len(self._asked)))
-
-    def _begin(self, value: int) -> Any:
-        def part(index: Any) -> np.ndarray:
-            return np.full(len(range(*index[0].indices(self._shape[0]))), value, np.int32)
-
-        return self._largest(jax.make_array_from_callback(self._shape, self._sharding, part))
-
-
 def joined(rendezvous: Rendezvous) -> Hosts:
     """Starts `jax.distributed` where there are several processes; before anything uses a device.
 
     Without flags, JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID say the same; else
-    it is asked of SLURM (in a step of several tasks), Open MPI, or the TPU's own host.
+    it is asked of SLURM (in a step of several tasks), Open MPI, GKE, or the TPU's own host.
 
     Raises:
         UserError: for flags that aren't whole, a process that isn't one of them, or a taken port.
@@ -189,7 +148,10 @@ def joined(rendezvous: Rendezvous) -> Hosts:
     if not (place or count or process >= 0):
         if not _on_a_cluster():
             return ALONE
-        return _started(None, None, None, rendezvous.patience)
+        try:
+            return _started(None, None, None, rendezvous.patience)
+        except ValueError:  # a TPU whose host knows of no others
+            return ALONE
     if count == 1:
         return ALONE
     if not place or count < 1 or process < 0:
@@ -217,15 +179,17 @@ def _started(place: str | None, count: int | None, process: int | None, patience
 
     # The library's own time-out aborts with a stack trace.
     threading.Thread(target=give_up, daemon=True, name="jaxgen-arrival").start()
-    jax.distributed.initialize(
-        place,
-        count,
-        process,
-        initialization_timeout=patience + 60,
-        heartbeat_timeout_seconds=_LAST_RESORT,
-        shutdown_timeout_seconds=_LAST_RESORT,
-    )
-    arrived.set()
+    try:
+        jax.distributed.initialize(
+            place,
+            count,
+            process,
+            initialization_timeout=patience + 60,
+            heartbeat_timeout_seconds=_LAST_RESORT,
+            shutdown_timeout_seconds=_LAST_RESORT,
+        )
+    finally:
+        arrived.set()
     if jax.process_count() == 1:
         return ALONE
     where = _state().coordinator_address
@@ -267,9 +231,11 @@ def _check_free(port: int) -> None:
 
 def _on_a_cluster() -> bool:
     """Whether the environment says that there are other processes, or may be."""
-    if int(os.environ.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
+    if any(int(os.environ.get(name, 1)) > 1 for name in counts):
         return True
-    if int(os.environ.get("OMPI_COMM_WORLD_SIZE", 1)) > 1:
+    # GKE lists the hosts of a TPU slice, and has no service to ask for more.
+    if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
         return True
     if os.environ.get("TPU_SKIP_MDS_QUERY") or importlib.util.find_spec("libtpu") is None:
         return False

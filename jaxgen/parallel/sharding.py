@@ -110,6 +110,28 @@ def constrained(x: Array, names: Sequence[str | None]) -> Array:
     return jax.lax.with_sharding_constraint(x, partition_spec(names, x.shape, mesh))
 
 
+def gathered(parameter: Array | np.ndarray, names: Sequence[str | None]) -> Any:
+    """A parameter as its layer uses it: whole over devices that hold other rows, else split.
+
+    That is what fully sharded training means (Rajbhandari et al. 2020): gathered before each use,
+    its gradient summed back into shards. Left to itself the compiler may split activations over
+    `fsdp` to meet the parameter instead, and then was seen to compute wrong gradients where rows,
+    `fsdp` and `tensor` are all split (jax 0.10.2 and 0.12.0.1, on simulated devices; LOG.md).
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return parameter
+    spec = partition_spec(names, parameter.shape, mesh)
+    kept = [
+        tuple(axis for axis in _axes(place) if axis not in BATCH_AXES) or None for place in spec
+    ]
+    return jax.lax.with_sharding_constraint(parameter, PartitionSpec(*kept))
+
+
+def _axes(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    return (place,) if isinstance(place, str) else place or ()
+
+
 def check_divides(size: int, name: str, told: str) -> None:
     """Raises a `UserError` if the logical axis `name`, `size` long, can't be split as rules say.
 

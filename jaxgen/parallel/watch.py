@@ -14,11 +14,14 @@ import ctypes
 import json
 import logging
 import os
+import re
 import signal
 import sys
 import threading
 import time
 from typing import Any
+
+import jax
 
 log = logging.getLogger("jaxgen")
 
@@ -29,6 +32,19 @@ SILENCE = 20.0  # seconds without a beat after which a process counts as lost
 _EVERY = 1.0  # seconds between beats
 
 _BEATS, _VERDICT = "jaxgen/beat/", "jaxgen/verdict/"
+
+_FAILED = re.compile("(ABORTED|CANCELLED|DEADLINE_EXCEEDED|INTERNAL|UNAVAILABLE|UNKNOWN): ")
+
+
+def exchange_failed(error: BaseException | None) -> bool:
+    """Whether `error`, or what it comes from, is one of an exchange between several processes."""
+    if error is None or jax.process_count() == 1:
+        return False
+    # An array that didn't arrive raises a ValueError where it is read; tensorstore's are of files.
+    said = str(error)
+    unread = isinstance(error, ValueError) and _FAILED.match(said) and "tensorstore" not in said
+    known = isinstance(error, jax.errors.JaxRuntimeError)
+    return known or bool(unread) or exchange_failed(error.__cause__)
 
 
 def beat_for_supervisor() -> None:
@@ -90,7 +106,8 @@ class Watch:
 
         Leaves the process if it finds out, returns if not.
         """
-        self._over.wait(self._silence + 5 * _EVERY)
+        if self._over.wait(self._silence + 5 * _EVERY):
+            time.sleep(4 * _EVERY)  # `_leave` is about to end the process, with a better sentence
 
     def _beat(self) -> None:
         count = 0
@@ -161,10 +178,10 @@ class Watch:
         """
 
         def answer(number: int) -> None:
+            who = f"the first one, at {self._coordinator}," if self._process else "one of them"
             self._leave(
                 "The connection to the other processes broke (the library says how, above): most "
-                f"likely the first one, at {self._coordinator}, died. This process ends, to be "
-                "started again with the others.",
+                f"likely {who} died. This process ends, to be started again with the others.",
                 TRY_AGAIN,
             )
 

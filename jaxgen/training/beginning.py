@@ -56,6 +56,7 @@ def begin(
     given = {name: str(epath.Path(place).resolve()) for name, place in required.items()}
     hosts.agree(
         {
+            "run": str(epath.Path(path).resolve()),
             "experiment": {file.name: hashlib.sha256(file.source.encode()).hexdigest()[:12]},
             "setting": setting,
             "config": file.config_to_json(config),

@@ -11,15 +11,19 @@ from __future__ import annotations
 import dataclasses
 import errno
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from jax.experimental import multihost_utils
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Best
+from jaxgen.parallel.watch import exchange_failed
 from jaxgen.training.fingerprint import fingerprint
 from jaxgen.training.metrics import is_remote
 from jaxgen.training.preservation import NewestAndBest, Ranking
@@ -153,7 +157,8 @@ class Checkpoints:
 
         Raises:
             UserError: if a checkpoint is of another shape (it names the first leaf that differs),
-                or there are checkpoints and none can be read: then nothing is moved.
+                there are checkpoints and none can be read, or processes can't read the same: then
+                nothing is moved.
         """
         for name in self._half_written:
             log.warning("Checkpoint %s is half-written; it is skipped.", name)
@@ -165,6 +170,7 @@ class Checkpoints:
                 log.warning("%s It is skipped.", damage)
                 damaged.append(step)
                 continue
+            self._check_same(step)
             if not self._read_only:
                 for broken in damaged:
                     self._set_aside(broken)
@@ -191,15 +197,13 @@ class Checkpoints:
         wanted = {part: tree for part, tree in wanted.items() if jax.tree.leaves(tree)}
         progress = self._progress(step)
         check_shapes(step, self._directory, self._saved_shapes(step, wanted), wanted)
-        try:
+        with self._reading(step):
             read = self._manager.restore(
                 step,
                 args=ocp.args.Composite(
                     **{part: ocp.args.StandardRestore(tree) for part, tree in wanted.items()}
                 ),
             )
-        except Exception as error:
-            raise unreadable(step, self._directory, error) from error
         trees = {part: read[part] for part in wanted}
         check_fingerprints(step, self._directory, trees, progress["fingerprints"])
         state = dataclasses.replace(
@@ -210,28 +214,47 @@ class Checkpoints:
         return Restored(state=state, step=step, scores=progress["scores"])
 
     def _progress(self, step: int) -> dict[str, Any]:
-        try:
-            read = self._manager.restore(
+        with self._reading(step):
+            read: dict[str, Any] = self._manager.restore(
                 step, args=ocp.args.Composite(**{_PROGRESS: ocp.args.JsonRestore()})
             )[_PROGRESS]
             if not {"step", "scores", "fingerprints"} <= set(read):
                 raise ValueError("its progress page lacks entries")
-            return read
-        except Exception as error:
-            raise unreadable(step, self._directory, error) from error
+        return read
 
     def _saved_shapes(self, step: int, parts: Iterable[str]) -> dict[str, Any]:
-        try:
+        with self._reading(step):
             saved = self._manager.item_metadata(step)
-            return {part: saved.get(part) for part in parts}
+        return {part: saved.get(part) for part in parts}
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
+        """Raises `Damaged` for what fails within, unless another process was lost meanwhile."""
+        try:
+            yield
         except Exception as error:
+            if exchange_failed(error):
+                raise
             raise unreadable(step, self._directory, error) from error
+
+    def _check_same(self, step: int) -> None:
+        """Raises a `UserError` unless all processes could read the same checkpoint."""
+        if jax.process_count() == 1:
+            return
+        found = multihost_utils.process_allgather(np.int32(step))
+        if np.any(found != step):
+            raise UserError(
+                f"Process {jax.process_index()} could read checkpoint {step} in {self._directory} "
+                "and another process could not: see that all hosts can read it, then resume."
+            )
 
     def _set_aside(self, step: int) -> None:
         target = self._directory / f"damaged-{step}"
-        if target.exists():
-            target.rmtree()
-        (self._directory / str(step)).rename(target)
+        if jax.process_index() == 0:
+            if target.exists():
+                target.rmtree()
+            (self._directory / str(step)).rename(target)
+        multihost_utils.sync_global_devices(f"{step} is set aside")
         self._manager.reload()
         log.warning("It stays in %s, out of the way.", target)
 

@@ -16,7 +16,8 @@ from jax.sharding import Mesh
 
 from jaxgen.data.loader import Batches, load_batches
 from jaxgen.experiment import Experiment, Notice
-from jaxgen.parallel.hosts import ALONE, Answers, Hosts
+from jaxgen.parallel.answers import Answers
+from jaxgen.parallel.hosts import ALONE, Hosts
 from jaxgen.parallel.layout import layout_in_use
 from jaxgen.parallel.operations import Operations
 from jaxgen.parallel.options import USUAL, Parallel

@@ -60,17 +60,20 @@ def places(
     return {name: found[name] for name in file.requires}
 
 
-def remember(run: RunDirectory, required: Mapping[str, Model]) -> None:
-    """Writes down which models the run builds on, by their fingerprints; once, when it begins."""
-    if required and not (run.path / _KNOWN_AS).exists():
-        run.write(_KNOWN_AS, _fingerprints(required))
+def remember(run: RunDirectory, found: Mapping[str, str]) -> None:
+    """Writes down the `fingerprints` of what the run builds on; once, when it begins."""
+    if found and not (run.path / _KNOWN_AS).exists():
+        run.write(_KNOWN_AS, dict(found))
 
 
-def check(run: RunDirectory, required: Mapping[str, Model], places: Mapping[str, str]) -> None:
-    """Raises UserError if one of the models isn't the one that the run was trained on."""
+def check(run: RunDirectory, found: Mapping[str, str], places: Mapping[str, str]) -> None:
+    """Raises UserError if one of the models isn't the one that the run was trained on.
+
+    found: their `fingerprints` as they are now.
+    """
     if not (run.path / _KNOWN_AS).exists():
         return
-    known, found = run.read(_KNOWN_AS), _fingerprints(required)
+    known = run.read(_KNOWN_AS)
     for name, place in places.items():
         if found[name] != known.get(name):
             raise UserError(
@@ -79,7 +82,8 @@ def check(run: RunDirectory, required: Mapping[str, Model], places: Mapping[str,
             )
 
 
-def _fingerprints(required: Mapping[str, Model]) -> dict[str, str]:
+def fingerprints(required: Mapping[str, Model]) -> dict[str, str]:
+    """One for each of the models; several processes have to ask together."""
     return {
         name: "-".join(f"{number:08x}" for number in fingerprint((model.params, model.variables)))
         for name, model in required.items()

@@ -81,6 +81,8 @@ def carry_on(
                 log.info("%s builds on its %s, trained first.", content["experiment"], name)
                 carry_on(needed, hosts=hosts)
         resuming = run.checkpoints.exists()
+        # Nobody makes them, here or in a run that another one builds on, before all have looked.
+        hosts.barrier(f"looked for checkpoints in {run.path.resolve()}")
         if resuming:
             for difference in run_directory.changed_environment(run):
                 log.warning("Not as when the run began, so not bitwise the same: %s.", difference)
@@ -123,7 +125,7 @@ def load(
         UserError: if the directory is no run, or has no such checkpoint.
     """
     run = run_directory.open_run(path)
-    mesh = mesh or make_mesh(MeshShape(), jax.devices()[:1])
+    mesh = mesh or make_mesh(MeshShape(), jax.local_devices()[:1])
     experiment, config, kept = _built(run, mesh)
     _, abstract = prepare_state(experiment, mesh, _row(run, experiment))
     checkpoints = Checkpoints(run.checkpoints, best=experiment.best, read_only=True)
@@ -162,7 +164,7 @@ def experiment_of(path: epath.PathLike) -> Experiment:
     Raises:
         UserError: if the directory is no run.
     """
-    return _built(run_directory.open_run(path), make_mesh(MeshShape(), jax.devices()[:1]))[0]
+    return _built(run_directory.open_run(path), make_mesh(MeshShape(), jax.local_devices()[:1]))[0]
 
 
 def evaluate(loaded: LoadedModel, only: str = "") -> dict[str, float]:
@@ -206,9 +208,11 @@ def _built(
         name: load(_required(run, place), mesh=mesh) for name, place in content["requires"].items()
     }
     models = {name: loaded.model for name, loaded in required.items()}
+    # By all processes, whoever writes: the models may lie in parts on all of them.
+    found = requirements.fingerprints(models)
     if begins:
-        requirements.remember(run, models)
-    requirements.check(run, models, content["requires"])
+        requirements.remember(run, found)
+    requirements.check(run, found, content["requires"])
     own = run.kept()
     kept = {name: content for model in required.values() for name, content in model.kept.items()}
     return file.build(config, required, own), config, kept | own

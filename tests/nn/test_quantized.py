@@ -26,6 +26,7 @@ from jaxgen.nn.norm import LayerNorm
 from jaxgen.nn.quantized import has_products, in_float8, in_int8
 from jaxgen.nn.saved_tensors import KEY, MLP_HIDDEN, QUERY, VALUE, saving
 from jaxgen.nn.self_attention import SelfAttention
+from jaxgen.parallel.mesh import MeshShape, make_mesh
 
 pytestmark = [
     # Qwix asks for a name that Flax has under another.
@@ -184,6 +185,8 @@ def test_layers_are_left_out_by_their_paths(params):
     count = lambda left_out: products(in_int8(NETWORK, left_out).apply, params, tokens)[INT8]
     assert count(()) == IN_BLOCKS + 1
     assert count(("head", "blocks/mlp/.*")) == IN_BLOCKS - 2
+    with jax.set_mesh(make_mesh(MeshShape(stage=2, data=1), jax.devices()[:2])):
+        assert count(("head", "blocks/mlp/.*")) == IN_BLOCKS - 2
     experts = partial(MixtureOfExperts, experts=2, chosen=1, hidden=16)
     network = NETWORK.clone(mlp=experts)
     mixed = parameters(network, tokens)

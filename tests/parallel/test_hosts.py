@@ -149,6 +149,19 @@ def test_without_others_nothing_is_started(monkeypatch):
     ALONE.finished()
 
 
+def test_a_tpu_that_knows_of_no_others_trains_alone(monkeypatch):
+    def unknown(*place, **waits):
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setattr(hosts, "_on_a_cluster", lambda: True)
+    monkeypatch.setattr(jax.distributed, "initialize", unknown)
+    gave_up = []
+    monkeypatch.setattr(hosts, "leave", gave_up.append)
+    assert joined(Rendezvous(patience=1)) is ALONE
+    time.sleep(1.2)
+    assert not gave_up
+
+
 def test_clusters_are_recognized(monkeypatch):
     started = []
     monkeypatch.setattr(hosts, "_started", lambda *place: started.append(place) or ALONE)

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 from flax import linen as nn
-from jax.sharding import PartitionSpec
+from jax.sharding import NamedSharding, PartitionSpec
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Output, Update
@@ -14,6 +14,7 @@ from jaxgen.parallel.layout import RULES, current_layout, layout_in_use, with_ru
 from jaxgen.parallel.mesh import AXES, MeshShape, make_mesh
 from jaxgen.parallel.sharding import (
     check_batch_size,
+    gathered,
     local_rows,
     partition_spec,
 )
@@ -82,6 +83,15 @@ class Chip:
     process_index: int = 0
     platform: str = "cpu"
     device_kind: str = "cpu"
+
+
+def test_a_parameter_is_gathered_over_rows_before_its_use():
+    mesh, spec = make_mesh(MeshShape(data=2, fsdp=2, tensor=2)), PartitionSpec("fsdp", "tensor")
+    kernel = jax.device_put(jnp.ones((8, 6)), NamedSharding(mesh, spec))
+    with jax.set_mesh(mesh):
+        used = jax.jit(lambda kernel: gathered(kernel, ("embed", "mlp")))(kernel)
+    assert used.sharding.spec == PartitionSpec(None, "tensor")
+    assert gathered(kernel, ("embed", "mlp")) is kernel  # no mesh in use
 
 
 def test_slices_stay_whole():

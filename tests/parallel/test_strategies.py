@@ -12,6 +12,7 @@ from unittest.mock import MagicMock
 
 import jax
 import numpy as np
+import optax
 import pytest
 from etils import epath
 from made_up_data import python_speeches, write_chorales, write_dictionary, write_speeches
@@ -26,10 +27,13 @@ from jaxgen.training.prepared import prepare
 
 ROOT = Path(__file__).parent.parent.parent
 STEPS = 3
+# Adam's first steps divide gradients by their own size: it hides wrong factors, and where gradients
+# are tiny it makes steps of rounding errors. This keeps both visible, and has a state to split.
+PLAIN = optax.sgd(1e-3, momentum=0.9)
 # Another order of sums changes the last places: 24 bits of a number, or 8 where an experiment
 # computes in bfloat16.
 EXACT, BFLOAT16 = 2e-4, 2e-3
-COMPUTE_IN_BFLOAT16 = ("llama3_8b", "gpt3_175b", "mixtral_8x7b")
+COMPUTE_IN_BFLOAT16 = ("llama3_8b", "gpt3_175b", "mixtral_8x7b", "cifar10_r3gan")
 # Not means over rows: a pipeline reports the mean of its microbatches', as accumulation does.
 OF_MICROBATCHES = ("gpt/load_balance", "gpt/load_entropy")
 
@@ -65,7 +69,7 @@ TABLE = {
     "cmudict_g2p": ([*EVERYONE, *STACKED, "pmap"], {"dropout": 0.0}),
     "names_rnn": ([*EVERYONE, "pmap"], {"dropout": 0.0}),
     "shakespeare_rnn": (EVERYONE, {}),
-    "chorales_rnn": ([*EVERYONE, "pmap"], {"dropout": 0.0}),
+    "chorales_rnn": ([*EVERYONE, "pmap"], {"dropout": 0.0, "recurrent_dropout": 0.0}),
     "mnist_vae": (EVERYONE, {}),
     "mnist_vqvae": (EVERYONE, {}),
     "mnist_hierarchical_vae": (EVERYONE, {}),
@@ -73,18 +77,18 @@ TABLE = {
     "mnist_dcgan": (EVERYONE, {}),
     "cifar10_r3gan": (EVERYONE, {}),
     "digits_flow": ([*EVERYONE, "offloaded optimizer"], {}),
-    "digits_classifier": ([*EVERYONE, "pmap"], {}),
+    "digits_classifier": ([*EVERYONE, "pmap"], {"dropout": 0.0}),
 }
 
 IN_THE_DEFAULT_RUN = {
-    ("llama3_8b", "sequence, tensor"),
+    ("shakespeare_gpt", "sequence, tensor"),
     ("llama3_8b", "offloaded optimizer"),
     ("mixtral_8x7b", "expert"),
     ("mixtral_8x7b", "stage, tensor"),
     ("shakespeare_gpt", "pmap"),
     ("names_rnn", "fsdp"),
     ("mnist_vae", "sharded optimizer"),
-    ("gaussians_gan", "data"),
+    ("gaussians_gan", "data, fsdp, tensor"),
     ("digits_flow", "slices, fsdp"),
     ("digits_classifier", "data, fsdp, tensor"),
 }
@@ -122,7 +126,10 @@ def built(name):
     config = dataclasses.replace(file.settings["tiny"], **changes)
     # What a run builds on scores its samples; none are drawn here.
     required = dict.fromkeys(file.requires, MagicMock())
-    return file.build(config, required, file.assets(config))
+    experiment = file.build(config, required, file.assets(config))
+    return dataclasses.replace(
+        experiment, updates=[dataclasses.replace(u, optimizer=PLAIN) for u in experiment.updates]
+    )
 
 
 def trained(name, mesh, parallel):

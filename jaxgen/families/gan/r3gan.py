@@ -186,7 +186,7 @@ class R3ganDiscriminator(nn.Module):
         basis: Any = self.param(
             "basis",
             # One over the root of the 16 weights that are summed up.
-            nn.with_logical_partitioning(nn.initializers.normal(0.25), (None, None, "channels_in")),
+            nn.with_logical_partitioning(nn.initializers.normal(0.25), (None, None, None)),
             (4, 4, self.widths[0]),
         )
         seen = jnp.sum(hidden.astype(jnp.float32) * basis[None], (1, 2))

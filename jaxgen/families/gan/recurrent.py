@@ -22,8 +22,8 @@ from jaxgen.nn.linear import Linear
 Sequence = Float[Array, "batch time features"]
 Cell = Callable[[int], nn.RNNCellBase]
 
-_INPUT = nn.with_logical_partitioning(nn.initializers.lecun_normal(), ("embed", "mlp"))
-_RECURRENT = nn.with_logical_partitioning(nn.initializers.orthogonal(), ("embed", "mlp"))
+_INPUT = nn.with_logical_partitioning(nn.initializers.lecun_normal(), (None, "mlp"))
+_RECURRENT = nn.with_logical_partitioning(nn.initializers.orthogonal(), (None, "mlp"))
 
 
 def gru(hidden: int) -> nn.RNNCellBase:

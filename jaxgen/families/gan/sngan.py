@@ -24,7 +24,7 @@ from jaxtyping import Array, Float
 from jaxgen.families.gan.heads import LogitHead
 from jaxgen.families.gan.parts import Judgement, Label
 from jaxgen.nn.batch_norm import BatchNorm
-from jaxgen.nn.convolution import Picture
+from jaxgen.nn.convolution import KERNEL, Picture, convolved
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.resampling import averaged
 from jaxgen.nn.spectral_norm import SpectralConvolution
@@ -187,9 +187,8 @@ def _convolution(features: int, kernel: int, initializer: Any, dtype: Any, name:
         (kernel, kernel),
         padding=kernel // 2,
         dtype=dtype,
-        kernel_init=nn.with_logical_partitioning(
-            initializer, (None, None, "channels_in", "channels_out")
-        ),
+        conv_general_dilated=convolved,
+        kernel_init=nn.with_logical_partitioning(initializer, KERNEL),
         bias_init=nn.with_logical_partitioning(nn.initializers.zeros, ("channels_out",)),
         name=name,
     )

@@ -43,12 +43,13 @@ class MaskedDense(nn.Module):
 
         shape = (len(self.inputs), len(self.outputs))
         kernel: Any = self.param(
-            "kernel", nn.with_logical_partitioning(initialize, ("embed", "mlp")), shape
+            "kernel", nn.with_logical_partitioning(initialize, (None, "mlp")), shape
         )
         bias: Any = self.param(
             "bias", nn.with_logical_partitioning(nn.initializers.zeros, ("mlp",)), shape[1:]
         )
-        rows = x.reshape(-1, shape[0]) @ (kernel * mask.astype(np.float32)) + bias[None]
+        kernel = kernel * mask.astype(np.float32)
+        rows = x.reshape(-1, shape[0]) @ kernel + bias[None]
         return rows.reshape(*x.shape[:-1], shape[1])
 
 
