@@ -8,6 +8,8 @@ override the choice.
 from __future__ import annotations
 
 import dataclasses
+import logging
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -34,6 +36,8 @@ from jaxgen.nn.visibility import (
     Visibility,
     visible,
 )
+
+log = logging.getLogger("jaxgen")
 
 __all__ = ["attention", "cudnn_attention", "ring_attention", "splash_attention", "xla_attention"]
 
@@ -93,14 +97,27 @@ def _fastest(query: Query, key: Keys, visibility: Visibility, scoring: Scoring) 
     # Chosen while tracing and not by jax.lax.platform_dependent: differentiating that one keeps
     # every branch's residuals, so a TPU would hold the scores that splash attention is there to
     # avoid.
-    if not ring_refuses(query, key, visibility, scoring):
+    refusal = ring_refuses(query, key, visibility, scoring)
+    if not refusal:
         return ring_attention
+    if _splits_sequences() and 1 < query.shape[1] == key.shape[1]:
+        _tell(refusal)
     platform = platform_in_use()
     if platform == "tpu" and not splash_refuses(query, key, visibility, scoring):
         return splash_attention
     if platform in ("gpu", "cuda") and not cudnn_refuses(query, key, visibility, scoring):
         return cudnn_attention
     return xla_attention
+
+
+def _splits_sequences() -> bool:
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape["sequence"] > 1
+
+
+@cache
+def _tell(refusal: str) -> None:
+    log.info("The sequence axis splits no attention here, all keys are gathered: %s", refusal)
 
 
 def xla_attention(

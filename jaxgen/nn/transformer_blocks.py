@@ -25,8 +25,8 @@ from jaxgen.experiment import Params
 from jaxgen.nn.places import Places
 from jaxgen.nn.saved_tensors import BLOCK_INPUT, RESIDUAL, Policy, named
 from jaxgen.parallel.layout import current_layout
-from jaxgen.parallel.pipeline import Schedule, Turn, pipelined, schedule, stages_of
-from jaxgen.parallel.sharding import constrained
+from jaxgen.parallel.pipeline import Schedule, Turn, all_but_moved, pipelined, schedule, stages_of
+from jaxgen.parallel.sharding import constrained, shards_parameters
 
 log = logging.getLogger("jaxgen")
 
@@ -141,10 +141,11 @@ class Stack(nn.Module):
     def setup(self) -> None:
         """The scan, whose parameters are this module's own."""
         kind = self.layer.func
-        policy = None if isinstance(self.remat, bool) else self.remat
+        remat = self.remat or (all_but_moved if shards_parameters() else False)
+        policy = None if isinstance(remat, bool) else remat
         scan = nn.scan(
             # prevent_cse guards against what cannot happen inside a scan, and costs speed there.
-            nn.remat(kind, prevent_cse=False, policy=policy) if self.remat else kind,
+            nn.remat(kind, prevent_cse=False, policy=policy) if remat else kind,
             variable_axes={"params": 0, "router": 0},
             split_rngs={"params": True, "dropout": True},
             in_axes=(0, nn.broadcast),

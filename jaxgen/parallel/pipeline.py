@@ -181,7 +181,7 @@ def pipelined(
         return stage(of_round, x, jax.tree.unflatten(structure, leaves), turn)
 
     if remat or schedule.rounds > 1:
-        policy = None if remat is True else remat or _all_but_moved
+        policy = None if remat is True else remat or all_but_moved
         work = jax.checkpoint(work, prevent_cse=False, policy=policy)
     at_all_stages = jax.vmap(work, spmd_axis_name="stage")
 
@@ -258,8 +258,6 @@ def _is_first(leaf: Array) -> Array:
     return (jnp.arange(leaf.shape[0]) == 0).reshape(-1, *(1,) * (leaf.ndim - 1))
 
 
-# What is moved or cast takes no time to be made again. The parameters that are picked for a round
-# are all of that before they are multiplied by: kept, there would be a copy of them for every tick.
 _MOVES = (
     jax.lax.dynamic_slice_p,
     jax.lax.gather_p,
@@ -270,10 +268,17 @@ _MOVES = (
     jax.lax.transpose_p,
     jax.lax.broadcast_in_dim_p,
     jax.lax.concatenate_p,
+    jax.lax.sharding_constraint_p,
 )
 
 
-def _all_but_moved(primitive: Any, *_: Any, **__: Any) -> bool:
+def all_but_moved(primitive: Any, *_: Any, **__: Any) -> bool:
+    """The policy of `jax.checkpoint` that keeps what was computed, not what was moved or cast.
+
+    That takes little time to be made again. Parameters that are picked for a round, or gathered
+    from their shards, are nothing else before they are multiplied by: kept for the backward pass,
+    there would be a copy of them for every tick, or for all layers at once.
+    """
     return primitive not in _MOVES
 
 

@@ -128,6 +128,12 @@ def gathered(parameter: Array | np.ndarray, names: Sequence[str | None]) -> Any:
     return jax.lax.with_sharding_constraint(parameter, PartitionSpec(*kept))
 
 
+def shards_parameters() -> bool:
+    """Whether the mesh in use splits parameters over devices that hold other rows."""
+    mesh = jax.sharding.get_abstract_mesh()
+    return not mesh.empty and mesh.shape["fsdp"] * mesh.shape["expert"] > 1
+
+
 def _axes(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
     return (place,) if isinstance(place, str) else place or ()
 

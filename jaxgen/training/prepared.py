@@ -101,9 +101,10 @@ def operations_of_step(
     if mesh.shape["stage"] == 1:
         return operations(step.trace(state, batch).jaxpr)
     # Pipelines work in vain in their bubbles: what one device would do doesn't count those.
-    alone = make_train_step(experiment.updates, random_keys(experiment.seed)[1])
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), (state, batch))
     with jax.set_mesh(make_mesh(MeshShape(), jax.local_devices()[:1])):
+        # Here, since a key belongs to the mesh that it was made in.
+        alone = make_train_step(experiment.updates, random_keys(experiment.seed)[1])
         return operations_of(alone, *shapes)
 
 

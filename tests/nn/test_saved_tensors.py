@@ -31,6 +31,7 @@ from jaxgen.nn.saved_tensors import (
 from jaxgen.nn.self_attention import CrossAttention, SelfAttention
 from jaxgen.nn.transformer_blocks import stacked
 from jaxgen.parallel.mesh import MeshShape, make_mesh
+from jaxgen.parallel.sharding import shardings
 
 Space = jax.memory.Space
 
@@ -198,6 +199,32 @@ def test_split_over_devices_offloading_gives_the_same_gradient(plain):
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), found, expected
     )
+
+
+def test_parameters_gathered_from_their_shards_are_not_kept():
+    """They are gathered again for the gradient: no copy of all layers waits for it on a device."""
+    network = Stack(mlp=partial(MLP, hidden=2000))
+    boxed = jax.eval_shape(lambda: network.init(jax.random.key(1), X))
+    whole = sum(4 * leaf.size for leaf in jax.tree.leaves(boxed))
+
+    def temporaries(shape):
+        mesh = make_mesh(shape)
+        with jax.set_mesh(mesh):
+            places = shardings(boxed, mesh)
+            rows = NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+            params, x = jax.tree.map(
+                lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place),
+                (meta.unbox(boxed), X),
+                (places, rows),
+            )
+            step = jax.jit(
+                jax.grad(lambda params, x: jnp.square(network.apply(params, x)).mean()),
+                out_shardings=places,
+            )
+            return step.lower(params, x).compile().memory_analysis().temp_size_in_bytes
+
+    # Where nothing is split, a device holds all gradients before they are added up.
+    assert temporaries(MeshShape(data=1, fsdp=8)) < temporaries(MeshShape(data=8)) - 0.9 * whole
 
 
 def test_a_name_that_nothing_has_is_refused():

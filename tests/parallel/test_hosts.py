@@ -10,7 +10,7 @@ from etils import epath
 from jaxgen.errors import UserError
 from jaxgen.parallel import hosts, watch
 from jaxgen.parallel.hosts import ALONE, Hosts, Rendezvous, joined
-from jaxgen.parallel.watch import TRY_AGAIN, Watch
+from jaxgen.parallel.watch import TRY_AGAIN, Watch, exchange_failed
 
 
 class Store:
@@ -171,6 +171,12 @@ def test_clusters_are_recognized(monkeypatch):
     monkeypatch.setenv("OMPI_COMM_WORLD_SIZE", "2")
     joined(Rendezvous())
     monkeypatch.delenv("OMPI_COMM_WORLD_SIZE")
+    monkeypatch.setenv("TPU_SKIP_MDS_QUERY", "true")  # as GKE has it
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "localhost")
+    assert joined(Rendezvous()) is ALONE and len(started) == 2
+    monkeypatch.setenv("TPU_WORKER_HOSTNAMES", "host-0.jobset,host-1.jobset")
+    joined(Rendezvous(patience=8))
+    monkeypatch.delenv("TPU_WORKER_HOSTNAMES")
     for name, value in (
         ("COORDINATOR_ADDRESS", "a:1"),
         ("NUM_PROCESSES", "3"),
@@ -178,4 +184,21 @@ def test_clusters_are_recognized(monkeypatch):
     ):
         monkeypatch.setenv(f"JAX_{name}", value)
     joined(Rendezvous())
-    assert started == [(None, None, None, 7), (None, None, None, 300), ("a:1", 3, 2, 300)]
+    automatic = [(None, None, None, patience) for patience in (7, 300, 8)]
+    assert started == [*automatic, ("a:1", 3, 2, 300)]
+
+
+def test_errors_of_an_exchange_are_told_from_those_of_a_file(monkeypatch):
+    gone = "UNKNOWN: Gloo AllGather failed: Connection closed by peer"
+    lost = (jax.errors.JaxRuntimeError("INTERNAL: failed"), ValueError(gone))
+    told = UserError("A checkpoint could not be saved.")
+    told.__cause__ = lost[1]
+    others = (
+        ValueError("INTERNAL: error reading [source locations='tensorstore/file.cc']"),
+        ValueError("shapes differ"),
+        UserError("UNKNOWN: is no setting"),
+    )
+    assert not any(exchange_failed(error) for error in lost)  # by one process, nothing is exchanged
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert all(exchange_failed(error) for error in (*lost, told))
+    assert not any(exchange_failed(error) for error in others)

@@ -12,23 +12,25 @@ TOY = Path(__file__).parent / "toy.py"
 
 
 class Together:
-    """The processes of one command, a list of arguments each."""
+    """The processes of one command, a list of arguments each; `before`: what each runs first."""
 
-    def __init__(self, arguments, devices=2):
+    def __init__(self, arguments, devices=2, before=None):
         place = f"127.0.0.1:{free_port()}"
         count = len(arguments)
-        main = [sys.executable, "-c", "from jaxgen.cli import main; main()"]
+        main = "from jaxgen.cli import main; main()"
         meet = ["--coordinator", place, "--processes", str(count), "--process"]
         self.processes = [
             subprocess.Popen(
-                [*main, *mine, *meet, str(number)],
+                [sys.executable, "-c", f"{first}\n{main}", *mine, *meet, str(number)],
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
                 env=environment(devices),
                 cwd=ROOT,
             )
-            for number, mine in enumerate(arguments)
+            for number, (first, mine) in enumerate(
+                zip(before or [""] * count, arguments, strict=True)
+            )
         ]
 
     def ended(self, seconds=120):

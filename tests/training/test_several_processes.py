@@ -118,14 +118,104 @@ def test_eight_processes_then_four_then_another_mesh(alone, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name", ["digits_flow", "shakespeare_gpt", "names_rnn", "mnist_vqvae", "gaussians_gan"]
+    ("name", "mesh"),
+    [
+        ("digits_flow", []),
+        (
+            "digits_flow",
+            ["--mesh.data", "1", "--mesh.fsdp", "4"],
+        ),  # what it builds on lies in parts
+        ("shakespeare_gpt", []),
+        ("names_rnn", []),
+        ("mnist_vqvae", []),
+        ("gaussians_gan", []),
+    ],
 )
-def test_families_on_two_processes(name, tmp_path):
+def test_families_on_two_processes(name, mesh, tmp_path):
     """Trained, evaluated, sampled and saved by two processes as by one with as many devices."""
-    train = ["train", f"experiments/{name}.py", "--setting", "tiny", "--run"]
+    train = ["train", f"experiments/{name}.py", "--setting", "tiny", *mesh, "--run"]
     for place, count, devices in (("two", 2, 2), ("one", 1, 4)):
         group = Together([[*train, str(tmp_path / place)]] * count, devices)
         statuses, said = group.ended(400)
         assert statuses == [0] * count, said
     for ours, theirs in zip(lines(tmp_path / "two"), lines(tmp_path / "one"), strict=True):
         assert ours == pytest.approx(theirs, rel=2e-3, abs=2e-3)
+
+
+BUILDS_ON = """
+import sys
+sys.path.insert(0, {folder!r})
+import toy
+Config, SETTINGS, REQUIRES = toy.Config, toy.SETTINGS, {requires!r}
+def build(config, required):
+    return toy.build(config)
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_go_on_from_an_older_checkpoint_of_a_run_that_builds_on_others(tmp_path):
+    """What it builds on builds on a run in turn, and its newest checkpoint is damaged."""
+    (tmp_path / "base.py").write_text(TOY.read_text())
+    for name, requires in (("middle", {"base": "base.py"}), ("top", {"middle": "middle.py"})):
+        source = BUILDS_ON.format(folder=str(TOY.parent), requires=requires)
+        (tmp_path / f"{name}.py").write_text(source)
+    run = tmp_path / "run"
+    train = ["train", str(tmp_path / "top.py"), "--run", str(run), "--seconds", "0.02"]
+    both = Together([train, train], devices=1)
+    both.wait_for_lines(run / "metrics.jsonl", 6)
+    both.processes[0].send_signal(signal.SIGTERM)
+    statuses, said = both.ended()
+    assert statuses == [143, 143], said
+    newest = max(int(place.name) for place in (run / "checkpoints").iterdir())
+    (run / "checkpoints" / str(newest) / "progress" / "metadata").write_text("{")
+    statuses, said = Together([["resume", str(run)]] * 2, devices=1).ended()
+    assert statuses == [0, 0], said
+    assert (run / "checkpoints" / f"damaged-{newest}" / "params").exists()
+    close(lines(run), lines(run / "requires" / "middle"))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_that_one_process_cannot_read_ends_both(tmp_path):
+    run = tmp_path / "run"
+    train = ["train", str(TOY), "--run", str(run), "--steps", "20"]
+    assert Together([train, train], devices=1).ended()[0] == [0, 0]
+    unreadable = """
+from jaxgen.training.checkpoints import Checkpoints
+from jaxgen.training.verification import Damaged
+read = Checkpoints.restore_step
+def unread(self, step, *rest):
+    if step == 20:
+        raise Damaged(step, self._directory, "so it seems here")
+    return read(self, step, *rest)
+Checkpoints.restore_step = unread
+"""
+    both = Together([["resume", str(run)]] * 2, devices=1, before=["", unreadable])
+    statuses, said = both.ended()
+    assert statuses == [1, 1]
+    assert all("and another process could not" in text for text in said), said
+    assert (run / "checkpoints" / "20").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "where", ["checkpoints.Checkpoints.save", "checkpoints.Checkpoints.restore"]
+)
+def test_who_is_lost_while_another_reads_or_writes_damages_nothing(where, tmp_path):
+    """The exchange fails at once, before the watch hears of it: also then, trying again helps."""
+    run = tmp_path / "run"
+    train = ["train", str(TOY), "--run", str(run), "--steps", "20"]
+    assert Together([train, train], devices=1).ended()[0] == [0, 0]
+    again = ["resume", str(run)]
+    config = json.loads((run / "config.json").read_text())
+    config["config"]["steps"] = 40
+    (run / "config.json").write_text(json.dumps(config))
+    dies = f"""
+import os, signal
+from jaxgen.training import checkpoints
+{where} = lambda *rest: os.kill(os.getpid(), signal.SIGKILL)
+"""
+    both = Together([again, again], devices=1, before=["", dies])
+    statuses, said = both.ended()
+    assert statuses == [75, -9], said
+    assert "Nothing was heard of process 1" in said[0] and "damaged" not in said[0]
+    assert (run / "checkpoints" / "20").exists()
