@@ -35,6 +35,7 @@ from jaxgen.families.diffusion.paths import rectified_flow
 from jaxgen.families.diffusion.samplers import ImageRequest, image_sampler
 from jaxgen.families.diffusion.solvers import euler, heun
 from jaxgen.families.diffusion.unet import UNet
+from jaxgen.parallel.sharding import fetched
 from jaxgen.training.optimizers import adamw, warmup_cosine
 
 REQUIRES = {"classifier": "digits_classifier.py"}
@@ -103,7 +104,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         plan, arrays = samplers["heun"].prepare(replace(request, count=config.samples))
         drawn = jax.jit(samplers["heun"].sample, static_argnums=2)(model, key, plan, arrays)
-        labels, features = read(classifier.network, classifier.params, np.asarray(drawn["image"]))
+        labels, features = read(classifier.network, classifier.params, fetched(drawn["image"]))
         real = data["held_out"].leaves["image"]
         _, real_features = read(classifier.network, classifier.params, real)
         precision, recall = precision_recall(real_features, features)

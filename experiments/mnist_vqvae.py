@@ -41,6 +41,7 @@ from jaxgen.families.vae.quantization import code_scores, rotated, straight_thro
 from jaxgen.families.vae.samplers import ReconstructRequest, reconstruction_sampler
 from jaxgen.families.vae.vector_quantization import vector_quantizer
 from jaxgen.families.vae.vqvae import VectorQuantizedAutoencoder
+from jaxgen.parallel.sharding import fetched
 from jaxgen.training.optimizers import adamw, warmup_cosine
 
 REQUIRES = {"classifier": "mnist_classifier.py"}
@@ -112,7 +113,7 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     def score(model: Model, data: Mapping[str, Any], key: Key) -> dict[str, float]:
         judge = partial(read, classifier.network, classifier.params)
         indices = [
-            np.asarray(encode(model, batch["image"]))[valid]
+            fetched(encode(model, batch["image"]))[valid]
             for batch, valid in whole_split(data["test"], ROWS)
         ]
         return {

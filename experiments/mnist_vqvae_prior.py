@@ -39,6 +39,7 @@ from jaxgen.nn.embedding import PositionEmbedding
 from jaxgen.nn.mlp import MLP, squared_relu
 from jaxgen.nn.norm import RMSNorm
 from jaxgen.nn.self_attention import SelfAttention
+from jaxgen.parallel.sharding import fetched
 from jaxgen.training.optimizers import muon, warmup_cosine
 
 REQUIRES = {"vqvae": "mnist_vqvae.py", "classifier": "mnist_classifier.py"}
@@ -79,10 +80,11 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
     classifier, vqvae = required["classifier"], required["vqvae"].network
     pictures = partial(vqvae.decode, required["vqvae"].model)
     encode, codes = jax.jit(vqvae.encode), vqvae.quantizer.codes
+    encoder = fetched(required["vqvae"].model)  # for batches, made in threads on each host
 
     def tokens(batch: Item) -> dict[str, Any]:
-        indices = np.asarray(encode(required["vqvae"].model, batch["image"]))
-        return {"tokens": as_tokens(indices, batch["label"], codes)}
+        made = np.asarray(encode(encoder, batch["image"]))
+        return {"tokens": as_tokens(made, batch["label"], codes)}
 
     test = Subset(mnist("test"), np.arange(config.samples))
     blank = jax.ShapeDtypeStruct(test[np.arange(1)]["image"].shape, jnp.float32)
@@ -111,14 +113,12 @@ def build(config: Config, required: Mapping[str, Any]) -> Experiment:
         chunk = min(500, config.samples)
         plan, arrays = sampler.prepare(CodeRequest(-1, chunk, config.temperature, config.top_k))
         keys = jax.random.split(key, -(-config.samples // chunk))
-        parts = [draw(model, each, plan, arrays)["image"] for each in keys]
+        parts = [fetched(draw(model, each, plan, arrays)["image"]) for each in keys]
         drawn = np.concatenate(parts)[: config.samples]
         look = partial(read, classifier.network, classifier.params)
         agrees = look(drawn)[0] == np.resize(arrays["label"], len(drawn))
-        return {
-            "label_agreement": float(np.mean(agrees)),
-            **image_scores(look, reference(look, test), drawn),
-        }
+        scores = image_scores(look, reference(look, test), drawn)
+        return {"label_agreement": float(np.mean(agrees)), **scores}
 
     adam, fast = (
         warmup_cosine(peak, config.steps, config.steps // 20)

@@ -141,16 +141,18 @@ def joined(rendezvous: Rendezvous) -> Hosts:
         UserError: for flags that aren't whole, a process that isn't one of them, or a taken port.
     """
     place = rendezvous.coordinator or os.environ.get("JAX_COORDINATOR_ADDRESS", "")
-    count = rendezvous.processes or int(os.environ.get("JAX_NUM_PROCESSES", 0))
+    count = rendezvous.processes or _number("JAX_NUM_PROCESSES", 0)
     process = rendezvous.process
     if process < 0:
-        process = int(os.environ.get("JAX_PROCESS_ID", -1))
+        process = _number("JAX_PROCESS_ID", -1)
     if not (place or count or process >= 0):
-        if not _on_a_cluster():
+        if _on_a_cluster():
+            return _started(None, None, None, rendezvous.patience)
+        if not _on_a_tpu():
             return ALONE
         try:
             return _started(None, None, None, rendezvous.patience)
-        except ValueError:  # a TPU whose host knows of no others
+        except ValueError:  # its host knows of no others
             return ALONE
     if count == 1:
         return ALONE
@@ -230,13 +232,22 @@ def _check_free(port: int) -> None:
 
 
 def _on_a_cluster() -> bool:
-    """Whether the environment says that there are other processes, or may be."""
+    """Whether the environment says that there are other processes."""
     counts = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "MEGASCALE_NUM_SLICES")
-    if any(int(os.environ.get(name, 1)) > 1 for name in counts):
-        return True
     # GKE lists the hosts of a TPU slice, and has no service to ask for more.
-    if "," in os.environ.get("TPU_WORKER_HOSTNAMES", ""):
-        return True
+    listed = "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+    return listed or any(_number(name, 1) > 1 for name in counts)
+
+
+def _number(name: str, otherwise: int) -> int:
+    said = os.environ.get(name, "")
+    if said and not said.isdigit():
+        raise UserError(f"The environment's {name} is {said!r}; it has to be a number.")
+    return int(said) if said else otherwise
+
+
+def _on_a_tpu() -> bool:
+    """Whether this host has TPUs, and a service to ask for others."""
     if os.environ.get("TPU_SKIP_MDS_QUERY") or importlib.util.find_spec("libtpu") is None:
         return False
     return bool(glob.glob("/dev/accel*") or glob.glob("/dev/vfio/[0-9]*"))

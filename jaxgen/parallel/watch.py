@@ -55,7 +55,7 @@ def beat_for_supervisor() -> None:
 
     def beat() -> None:
         while True:
-            with contextlib.suppress(FileNotFoundError):  # who removes it asks no more
+            with contextlib.suppress(OSError):  # who removes it asks no more
                 os.utime(place)
             time.sleep(_EVERY)
 

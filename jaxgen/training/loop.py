@@ -24,7 +24,7 @@ from jaxgen.parallel.options import USUAL, Parallel
 from jaxgen.parallel.sharding import global_batch
 from jaxgen.training import drawing
 from jaxgen.training.checkpoints import Checkpoints
-from jaxgen.training.goodput import Ledger, process_began
+from jaxgen.training.goodput import Ledger
 from jaxgen.training.interruption import Interrupted, StopRequests
 from jaxgen.training.metrics import MetricsWriter, Progress, Unwritten
 from jaxgen.training.pending import STEPS_UNDER_WAY, NotFinite, Pending
@@ -72,6 +72,7 @@ def fit(
     parallel: Parallel = USUAL,
     hosts: Hosts = ALONE,
     profile: tuple[int, int] | None = None,
+    began: float | None = None,
 ) -> tuple[TrainState, dict[str, float]]:
     """Trains to the experiment's last step; returns the state and the scores after it.
 
@@ -83,6 +84,7 @@ def fit(
     parallel: how the mesh is used.
     hosts: the processes that train together; the first of them writes everything but checkpoints.
     profile: the first and the last step of a trace for XProf, written to `profile/`.
+    began: when this life of the run began, as `time.time()` has it; now, if not given.
 
     Raises:
         UserError: on a loss that isn't finite, a checkpoint that doesn't fit, a full disk.
@@ -129,9 +131,9 @@ def fit(
             StallWatch(run.path / "stacks", pending.median, jax.process_index())
         )
         signals = Answers(mesh, later=0 if simulated else STEPS_TO_HEAR)
-        trace = stack.enter_context(Trace(run.path / "profile", profile))
+        trace = stack.enter_context(Trace(run.path / "profile", profile, step, experiment.steps))
         noticed = _Noticed(experiment.notices)
-        ledger = Ledger(process_began(), step)
+        ledger = Ledger(began or time.time(), step)
         compiling, operations = True, Operations()
 
         while step < experiment.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 from types import TracebackType
@@ -17,6 +18,8 @@ from jaxgen.errors import UserError
 from jaxgen.parallel.operations import Operations
 from jaxgen.parallel.peak_operations import peak_operations
 from jaxgen.training.pending import Pending
+
+log = logging.getLogger("jaxgen")
 
 
 def steps_to_profile(said: str) -> tuple[int, int] | None:
@@ -40,10 +43,21 @@ class Trace:
     """Writes a trace of some steps for XProf (`tensorboard --logdir RUN/profile`).
 
     steps: the first and the last of them, or None.
+    done, last: the step that training goes on from, and its last one.
     """
 
-    def __init__(self, directory: epath.Path, steps: tuple[int, int] | None) -> None:
+    def __init__(
+        self, directory: epath.Path, steps: tuple[int, int] | None, done: int, last: int
+    ) -> None:
         self._directory, self._steps, self._tracing = directory, steps, False
+        if steps is not None and not done < steps[0] <= last:
+            log.warning(
+                "There will be no trace: step %d, its first, is not among the steps %d to %d that "
+                "are still to come.",
+                steps[0],
+                done + 1,
+                last,
+            )
 
     def __enter__(self) -> Trace:
         """Begins nothing yet."""

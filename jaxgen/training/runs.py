@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import time
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.training import drawing, experiment_file, requirements, run_directory, state
 from jaxgen.training.beginning import Options, options_of
 from jaxgen.training.checkpoints import WITHOUT_OPTIMIZER, Checkpoints
+from jaxgen.training.goodput import process_began
 from jaxgen.training.loop import fit
 from jaxgen.training.prepared import first_row, prepare_state
 from jaxgen.training.run_directory import RunDirectory
@@ -74,12 +76,14 @@ def carry_on(
     """
     content = run.read("config.json")
     options = options or options_of(run)
+    began = process_began()
     with run_directory.locked(run.path) if hosts.first else nullcontext():
         for name, place in content["requires"].items():
             needed = run_directory.open_run(_required(run, place))
             if not _finished(needed):
                 log.info("%s builds on its %s, trained first.", content["experiment"], name)
                 carry_on(needed, hosts=hosts)
+                began = time.time()
         resuming = run.checkpoints.exists()
         # Nobody makes them, here or in a run that another one builds on, before all have looked.
         hosts.barrier(f"looked for checkpoints in {run.path.resolve()}")
@@ -103,6 +107,7 @@ def carry_on(
             parallel=options.parallel,
             hosts=hosts,
             profile=profile,
+            began=began,
         )
         if hosts.first:
             keep_scores(run, int(final.step), True, scores)

@@ -153,13 +153,19 @@ def test_a_tpu_that_knows_of_no_others_trains_alone(monkeypatch):
     def unknown(*place, **waits):
         raise ValueError("coordinator_address should be defined.")
 
-    monkeypatch.setattr(hosts, "_on_a_cluster", lambda: True)
+    monkeypatch.setattr(hosts, "_on_a_tpu", lambda: True)
     monkeypatch.setattr(jax.distributed, "initialize", unknown)
     gave_up = []
     monkeypatch.setattr(hosts, "leave", gave_up.append)
     assert joined(Rendezvous(patience=1)) is ALONE
     time.sleep(1.2)
     assert not gave_up
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "2")  # there are others: nobody trains alone
+    with pytest.raises(ValueError, match="should be defined"):
+        joined(Rendezvous(patience=1))
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", "two")
+    with pytest.raises(UserError, match="SLURM_STEP_NUM_TASKS is 'two'; it has to be a number"):
+        joined(Rendezvous())
 
 
 def test_clusters_are_recognized(monkeypatch):

@@ -20,6 +20,7 @@ from jaxgen.families.autoregressive.passes import whole_batches
 from jaxgen.families.autoregressive.policies import guided
 from jaxgen.families.autoregressive.sampling import text_sampler
 from jaxgen.families.autoregressive.text_requests import Drawing, Reading
+from jaxgen.parallel.sharding import fetched
 
 Said = tuple[str, str]  # a role, "system", "user" or "assistant", and its message
 
@@ -100,7 +101,7 @@ def replies(
     def answered(model: Model, items: Items) -> list[list[int]]:
         answers: list[list[int]] = []
         for batch, _ in whole_batches(items, rows):
-            found = jax.device_get(draw(model.params, batch["tokens"], batch["length"]))
+            found = fetched(draw(model.params, batch["tokens"], batch["length"]))
             for written, size in zip(*found, strict=True):
                 tokens = written[:size].tolist()
                 answers.append(tokens[:-1] if tokens and tokens[-1] == end else tokens)

@@ -20,6 +20,7 @@ from jaxgen.families.autoregressive.likelihood import Score
 from jaxgen.families.autoregressive.passes import whole_batches
 from jaxgen.nn.linear import Linear
 from jaxgen.nn.recurrence import Carry, Marks
+from jaxgen.parallel.sharding import fetched
 
 Frames = Float[Array, "batch time keys"]
 
@@ -84,7 +85,7 @@ def frame_pass(network: RecurrentFrames, data: str, rows: int = 16) -> Score:
         sums = np.zeros(2)
         for batch, there in whole_batches(items, rows):
             batch["mask"] = batch["mask"] & there[:, None]
-            sums += [float(each) for each in jax.device_get(compiled(trained.params, batch))]
+            sums += [float(each) for each in fetched(compiled(trained.params, batch))]
         return {"nats": float(sums[0] / sums[1])}
 
     return score

@@ -18,6 +18,7 @@ from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, P
 from jaxgen.families.autoregressive.chunks import Measure, summed_over_time
 from jaxgen.families.autoregressive.language_model import LanguageModel, Seen
 from jaxgen.families.autoregressive.passes import perplexity, whole_batches
+from jaxgen.parallel.sharding import fetched
 
 Score = Callable[[Model, Mapping[str, Any], Key], Mapping[str, float]]
 
@@ -128,7 +129,7 @@ def full_pass(
         for batch, there in whole_batches(datasets[data], rows):
             shape = (rows, batch["tokens"].shape[1] - 1)
             batch["mask"] = batch.get("mask", np.ones(shape, bool)) & there[:, None]
-            results.append(jax.device_get(summed(trained.params, batch)))
+            results.append(fetched(summed(trained.params, batch)))
         return _scores(results)
 
     return score
@@ -147,7 +148,7 @@ def random_estimate(
         items: Items = datasets[data]
         generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
         drawn = generator.integers(len(items), size=(batches, rows))
-        results = [jax.device_get(summed(trained.params, items[indices])) for indices in drawn]
+        results = [fetched(summed(trained.params, items[indices])) for indices in drawn]
         return {"nats": _scores(results)["nats"]}
 
     return score

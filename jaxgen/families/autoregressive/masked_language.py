@@ -19,6 +19,7 @@ from jaxgen.experiment import Batch, Context, Key, Loss, Model, Output, Params
 from jaxgen.families.autoregressive.chunks import summed_over_time
 from jaxgen.families.autoregressive.likelihood import Score, cross_entropy
 from jaxgen.families.autoregressive.passes import perplexity, whole_batches
+from jaxgen.parallel.sharding import fetched
 
 
 @dataclass(frozen=True)
@@ -105,7 +106,7 @@ def masked_pass(
         results = []
         for batch, there in whole_batches(datasets[data], rows):
             batch["chosen"] = batch["chosen"] & there[:, None]
-            results.append(jax.device_get(summed(trained.params, batch)))
+            results.append(fetched(summed(trained.params, batch)))
         count = sum(float(count) for _, count in results)
         nats, right = (
             sum(float(sums[name]) for sums, _ in results) / count for name in ("nats", "accuracy")
@@ -154,7 +155,7 @@ def pseudo_perplexity(
 
     def score(trained: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
         results = [
-            jax.device_get(summed(trained.params, batch, there))
+            fetched(summed(trained.params, batch, there))
             for batch, there in whole_batches(datasets[data], rows)
         ]
         totals = np.array([(float(total), float(count)) for total, count in results]).sum(0)

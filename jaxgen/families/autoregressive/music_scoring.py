@@ -16,6 +16,7 @@ from jaxgen.experiment import Items, Key, Model, Params
 from jaxgen.families.autoregressive.language_model import LanguageModel
 from jaxgen.families.autoregressive.likelihood import full_pass
 from jaxgen.families.autoregressive.voice_composer import Composer
+from jaxgen.parallel.sharding import fetched
 
 # (pieces, what of the data they are to be compared with) -> a named tuple of scores
 Judge = Callable[[Sequence[Piece], Sequence[Any]], Any]
@@ -54,7 +55,7 @@ def composed_scored(
     )
 
     def score(model: Model, datasets: Mapping[str, Any], key: Key) -> Mapping[str, float]:
-        made = composer.pieces(np.asarray(draw(model.params, key)))
+        made = composer.pieces(fetched(draw(model.params, key)))
         return judge(made, datasets[data])._asdict()
 
     return score
@@ -96,7 +97,7 @@ def harmonized_scored(
         if not asked:
             raise UserError(f"No piece of {data} has {beats} beats: harmonize fewer.")
         melodies = np.stack([composer.melody(piece[:, 0].astype(int)) for piece in asked])
-        made = composer.pieces(np.asarray(draw(model.params, key, melodies)))
+        made = composer.pieces(fetched(draw(model.params, key, melodies)))
         return judge(made, asked)._asdict()
 
     return score

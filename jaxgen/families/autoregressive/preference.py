@@ -23,6 +23,7 @@ from jaxgen.experiment import Batch, Context, Items, Key, Loss, Model, Output, P
 from jaxgen.families.autoregressive.language_model import LanguageModel
 from jaxgen.families.autoregressive.likelihood import Score, row_nats
 from jaxgen.families.autoregressive.passes import whole_batches
+from jaxgen.parallel.sharding import fetched
 
 # (margins (rows,), beta) -> the loss of each pair (rows,). A margin is how much more likely the
 # chosen answer has become than the rejected one, in nats: log π/π_ref of the one less the other's.
@@ -130,7 +131,7 @@ def ranked(
         pairs: Items = datasets[data]
         right = np.zeros(2)
         for batch, there in whole_batches(pairs, rows):
-            found = jax.device_get(compiled(trained.params, batch))
+            found = fetched(compiled(trained.params, batch))
             right += [(each[there, 0] > each[there, 1]).sum() for each in found]
         return dict(zip(("ranked", "rewarded"), (right / len(pairs)).tolist(), strict=True))
 

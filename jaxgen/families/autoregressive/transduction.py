@@ -19,6 +19,7 @@ from jaxgen.families.autoregressive.beams import Hypotheses, beam_search, power_
 from jaxgen.families.autoregressive.decoder import Decoder, encoder_decoder_decoder
 from jaxgen.families.autoregressive.passes import whole_batches
 from jaxgen.families.autoregressive.policies import Policy, combined, guided
+from jaxgen.parallel.sharding import fetched
 
 Source = Int[Array, "batch sources"]
 
@@ -167,7 +168,7 @@ def answers_scored(
         answers: list[list[int]] = []
         for batch, _ in whole_batches(items, rows):
             asked = {name: batch[name] for name in ("source", "source_segments")}
-            found = jax.device_get(search(model.params, asked))
+            found = fetched(search(model.params, asked))
             answers += [transducer.text(found, row) for row in range(rows)]
         return judge(answers[: len(items)], datasets)
 
