@@ -103,6 +103,7 @@ def test_parts_are_packages_cleaned_and_share_nothing(tmp_path, monkeypatch):
     }
     found = {name: write(tmp_path, name, functions) for name, functions in places.items()}
     monkeypatch.setattr(Pydoc, "places", staticmethod(lambda: found))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # not what the user has prepared
     training, dev, test = python_functions(tmp_path / "tfds")
     assert [function.name for function in test] == ["copy"]
     assert [function.name for function in dev] == ["pack"]

@@ -34,7 +34,7 @@ def test_batches_that_do_not_divide_change_nothing(params):
     np.testing.assert_allclose(read_features, features, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(2, 2, 2)], ids=str)
+@pytest.mark.parametrize("shape", [MeshShape(), MeshShape(data=2, fsdp=2, tensor=2)], ids=str)
 def test_eight_devices_read_what_one_reads(params, shape):
     labels, features = read(NETWORK, params, PICTURES, batch_size=8)
     with jax.set_mesh(make_mesh(shape)):

@@ -289,7 +289,7 @@ def test_files_say_what_the_network_computes(config, by_hand, tmp_path):
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         assert np.std(other) > 0.1
         np.testing.assert_allclose(one, other, rtol=0, atol=5e-5)
-    again = hugging_face.load(tmp_path / "saved", make_mesh(MeshShape(1, 2, 4)))
+    again = hugging_face.load(tmp_path / "saved", make_mesh(MeshShape(data=1, fsdp=2, tensor=4)))
     jax.tree.map(np.testing.assert_array_equal, again.params, params)
     assert again.tokenizer is None
     kernel = again.params["tokens"]["embedding"].sharding

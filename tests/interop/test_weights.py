@@ -63,7 +63,7 @@ TABLE = Table(
     renamed=lambda name: None if name.endswith("mask") else "model." + name.removeprefix("model."),
     copies={"model.head.weight": "model.embed.weight"},
 )
-MESHES = [None, MeshShape(1, 2, 4), MeshShape(2, 4, 1)]
+MESHES = [None, MeshShape(data=1, fsdp=2, tensor=4), MeshShape(data=2, fsdp=4)]
 
 
 def abstract(shape=None, dtype=jnp.float32):
@@ -202,7 +202,7 @@ def test_the_host_never_holds_more_than_two_of_the_largest_files(tmp_path, their
     largest = max(file.stat().st_size for file in files)
     assert len(files) == layers / 3
     table = Table((linear("w", "layers.{layer}.w"),))
-    mesh = make_mesh(MeshShape(1, 2, 4))
+    mesh = make_mesh(MeshShape(data=1, fsdp=2, tensor=4))
     place = NamedSharding(mesh, PartitionSpec(None, "fsdp", "tensor"))
     like = {"w": jax.ShapeDtypeStruct((layers, width, width), np.float32, sharding=place)}
     for each in tensors_of(load(read_tensors(tmp_path / "new"), table, like), table):

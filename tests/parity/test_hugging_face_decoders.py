@@ -133,7 +133,7 @@ def test_a_checkpoint_of_many_files_over_eight_devices(name, tmp_path):
     theirs = randomized(MODELS[name]())
     theirs.save_pretrained(tmp_path / "theirs", max_shard_size="10KB")
     assert len(list((tmp_path / "theirs").glob("*.safetensors"))) > 3
-    mesh = make_mesh(MeshShape(2, 2, 2))
+    mesh = make_mesh(MeshShape(data=2, fsdp=2, tensor=2))
     network, params, _, _ = hugging_face.load(tmp_path / "theirs", mesh)
     tokens, mask, positions = left_padded(VOCABULARY, rows=4, time=10)
     with jax.set_mesh(mesh):
