@@ -42,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except BrokenPipeError:  # whoever reads what we say has had enough, as `head` has
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + signal.SIGPIPE)
-    except (UserError, OSError) as error:
+    except (UserError, OSError, RuntimeError) as error:
         if not sentence_of(error):
             raise
         log.error("jaxgen: %s", sentence_of(error))

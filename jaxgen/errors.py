@@ -19,7 +19,17 @@ def sentence_of(error: BaseException) -> str:
         return str(error)
     if isinstance(error, OSError) and error.errno in _OUTSIDE:
         return f"{error.strerror} ({error.filename}); what was saved before is kept."
+    if out_of_memory(error):
+        return (
+            f"The devices are out of memory ({str(error).splitlines()[0][:200]}): take a smaller "
+            "batch, more parts of it (accumulate), remat, or a mesh that splits more."
+        )
     return ""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether that is what a device's runtime or compiler says."""
+    return isinstance(error, RuntimeError) and "RESOURCE_EXHAUSTED" in str(error)
 
 
 def at_least_one(**counts: int) -> None:

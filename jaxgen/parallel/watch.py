@@ -23,6 +23,8 @@ from typing import Any
 
 import jax
 
+from jaxgen.errors import out_of_memory
+
 log = logging.getLogger("jaxgen")
 
 # As sysexits.h has it: a failure that trying again may not meet.
@@ -43,7 +45,7 @@ def exchange_failed(error: BaseException | None) -> bool:
     # An array that didn't arrive raises a ValueError where it is read; tensorstore's are of files.
     said = str(error)
     unread = isinstance(error, ValueError) and _FAILED.match(said) and "tensorstore" not in said
-    known = isinstance(error, jax.errors.JaxRuntimeError)
+    known = isinstance(error, jax.errors.JaxRuntimeError) and not out_of_memory(error)
     return known or bool(unread) or exchange_failed(error.__cause__)
 
 

@@ -7,7 +7,7 @@ import jax
 import pytest
 from etils import epath
 
-from jaxgen.errors import UserError
+from jaxgen.errors import UserError, sentence_of
 from jaxgen.parallel import hosts, watch
 from jaxgen.parallel.hosts import ALONE, Hosts, Rendezvous, joined
 from jaxgen.parallel.watch import TRY_AGAIN, Watch, exchange_failed
@@ -203,7 +203,9 @@ def test_errors_of_an_exchange_are_told_from_those_of_a_file(monkeypatch):
         ValueError("INTERNAL: error reading [source locations='tensorstore/file.cc']"),
         ValueError("shapes differ"),
         UserError("UNKNOWN: is no setting"),
+        jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes."),
     )
+    assert sentence_of(others[-1]).startswith("The devices are out of memory (RESOURCE_EXHAUSTED:")
     assert not any(exchange_failed(error) for error in lost)  # by one process, nothing is exchanged
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     assert all(exchange_failed(error) for error in (*lost, told))
