@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 
@@ -16,6 +18,9 @@ def main() -> None:
 
     try:
         supervise(sys.argv[2:])
+    except BrokenPipeError:  # whoever reads the help has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(128 + signal.SIGPIPE)
     except (UserError, OSError) as mistake:
         print(f"jaxgen: {mistake}", file=sys.stderr)
         sys.exit(1)
