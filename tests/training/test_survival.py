@@ -45,6 +45,19 @@ def is_training(child):
         return False
 
 
+def saved(run):
+    """The newest whole checkpoint's step, 0 if there is none."""
+    there = (run / "checkpoints").glob("[0-9]*")
+    return max((int(place.name) for place in there if place.name.isdigit()), default=0)
+
+
+def wait_for_progress(supervisor, run):
+    before, deadline = saved(run), time.time() + 300
+    while saved(run) <= before:
+        assert supervisor.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+
+
 def steps_done(run):
     file = run / "metrics.jsonl"
     return len(file.read_text().splitlines()) if file.exists() else 0
@@ -53,14 +66,17 @@ def steps_done(run):
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_twenty_kills_and_hangs_leave_no_trace(tmp_path):
-    steps = 1500
+    steps = 800
     whole, disturbed = tmp_path / "whole", tmp_path / "disturbed"
     assert supervised(whole, steps, "--processes", "2").wait() == 0
     supervisor = supervised(disturbed, steps, "--processes", "2")
     happened, lives = [], set()
     for number in range(DISTURBANCES):
-        # At any moment of a life: while it starts, compiles, trains, evaluates or saves.
-        time.sleep(random.uniform(4, 22))
+        # Every second time at any moment of a life, while it starts or compiles; else once it has
+        # come further than the life before, while it trains or saves.
+        if number % 2:
+            wait_for_progress(supervisor, disturbed)
+        time.sleep(random.uniform(0, 8))
         deadline = time.time() + 120
         while len(there := children(supervisor)) < 2 or not set(there) - lives:
             assert supervisor.poll() is None, f"ended before disturbance {number}"
@@ -69,7 +85,7 @@ def test_twenty_kills_and_hangs_leave_no_trace(tmp_path):
         lives |= set(there)
         how = random.choice([signal.SIGKILL, signal.SIGSTOP])
         os.kill(random.choice(there), how)
-        happened.append((how.name, steps_done(disturbed)))
+        happened.append((how.name, saved(disturbed)))
     assert supervisor.wait(timeout=1800) == 0
     print(happened)
     same = (disturbed / "metrics.jsonl").read_text() == (whole / "metrics.jsonl").read_text()
