@@ -95,6 +95,7 @@ def test_a_lost_process_ends_the_others_with_a_sentence(victim, how, tmp_path):
     text = other.communicate(timeout=60)[0]
     took = time.time() - began
     both.processes[victim].kill()
+    both.processes[victim].communicate()
     assert other.returncode == 75 and took < 35
     assert "jaxgen: " in text.splitlines()[-1] and "started again" in text.splitlines()[-1]
 
