@@ -18,6 +18,7 @@ def test_every_tenth_name_is_held_out(tmp_path):
 
 
 def test_without_the_package_its_name_is_told(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))  # not what the user has prepared
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="pip install names"):
         names(data_dir=tmp_path)
