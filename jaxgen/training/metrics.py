@@ -58,14 +58,12 @@ class MetricsWriter:
                 highest = max(value) if isinstance(value, list) else value
                 self._board.add_scalar(f"timing/{name}", highest, step)
 
-    def write_goodput(self, line: Mapping[str, Any]) -> dict[str, float]:
-        """One line of this life's `Ledger`; the shares of all lives so far."""
+    def write_goodput(self, line: Mapping[str, Any]) -> None:
+        """One line of this life's `Ledger`; TensorBoard gets the shares of all lives so far."""
         self._goodput.add(line)
-        shares = account([*self._lives, line])
         if self._board is not None:
-            for name, value in shares.items():
+            for name, value in account([*self._lives, line]).items():
                 self._board.add_scalar(f"goodput/{name}", value, int(line["step"]))
-        return shares
 
     def sync(self) -> None:
         """Makes sure the lines survive the machine before a checkpoint that follows them."""
@@ -91,9 +89,8 @@ class Unwritten:
     def write_timing(self, step: int, values: Mapping[str, Any]) -> None:
         """As `MetricsWriter` has it."""
 
-    def write_goodput(self, line: Mapping[str, Any]) -> dict[str, float]:
-        """As `MetricsWriter` has it, of this life alone."""
-        return account([line])
+    def write_goodput(self, line: Mapping[str, Any]) -> None:
+        """As `MetricsWriter` has it."""
 
     def sync(self) -> None:
         """As `MetricsWriter` has it."""
