@@ -78,6 +78,11 @@ class Layout:
         return dataclasses.replace(self, pipeline=chosen)
 
 
+def axes_of(place: Place) -> tuple[str, ...]:
+    """The mesh axes of a place, of which there may be none, one or several."""
+    return (place,) if isinstance(place, str) else tuple(place or ())
+
+
 def with_rules(changed: Rules, pipeline: Pipeline = Pipeline()) -> Layout:
     """A layout with some of `RULES` replaced, or others added.
 
@@ -89,8 +94,7 @@ def with_rules(changed: Rules, pipeline: Pipeline = Pipeline()) -> Layout:
             raise UserError(
                 f"The sharding rule for 'batch' is fixed: rows lie over {', '.join(BATCH_AXES)}."
             )
-        axes = place if isinstance(place, tuple) else () if place is None else (place,)
-        for axis in axes:
+        for axis in axes_of(place):
             if axis not in AXES:
                 raise UserError(
                     f"The sharding rule for {name!r} names the mesh axis {axis!r}; there are "

@@ -38,7 +38,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, Float, Int
 
 from jaxgen.errors import UserError
-from jaxgen.parallel.layout import Pipeline
+from jaxgen.parallel.layout import Pipeline, axes_of
 from jaxgen.parallel.sharding import partition_spec
 
 Rows = Float[Array, "rows time width"]
@@ -104,8 +104,7 @@ def schedule(layers: int, rows: int, mesh: Mesh | AbstractMesh, pipeline: Pipeli
             f"stages in {rounds} rounds: take a multiple of {stages * rounds} layers."
         )
     (place,) = partition_spec(("batch",), (rows,), mesh)
-    axes = (place,) if isinstance(place, str) else place or ()
-    devices = math.prod(mesh.shape[axis] for axis in axes)
+    devices = math.prod(mesh.shape[axis] for axis in axes_of(place))
     each = rows // devices  # cut evenly, a device's rows stay its own
     if not asked:
         most = min(each, 4 * stages)

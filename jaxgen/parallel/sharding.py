@@ -20,7 +20,7 @@ from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionS
 from jaxtyping import Array
 
 from jaxgen.errors import UserError
-from jaxgen.parallel.layout import BATCH_AXES, Layout, Rules, current_layout
+from jaxgen.parallel.layout import BATCH_AXES, Layout, Rules, axes_of, current_layout
 from jaxgen.parallel.mesh import described
 
 # Along these, devices hold the same parameters and other rows.
@@ -70,8 +70,7 @@ def partition_spec(
                 f"No sharding rule for the logical axis {name!r}; known are {', '.join(rules)}."
             )
         place = None if name is None else rules[name]
-        axes = place if isinstance(place, tuple) else () if place is None else (place,)
-        axes = tuple(axis for axis in axes if axis not in taken)
+        axes = tuple(axis for axis in axes_of(place) if axis not in taken)
         while size % math.prod(mesh.shape[axis] for axis in axes):
             axes = axes[:-1]
         taken |= set(axes)
@@ -97,7 +96,7 @@ def without_axes(layout: Layout, axes: Sequence[str]) -> Layout:
     """The layout in which nothing is split over `axes`: what they hold was split before."""
     rules = []
     for name, place in layout.rules:
-        split = place if isinstance(place, tuple) else () if place is None else (place,)
+        split = axes_of(place)
         rules.append((name, tuple(axis for axis in split if axis not in axes)))
     return dataclasses.replace(layout, rules=tuple(rules))
 
@@ -123,7 +122,7 @@ def gathered(parameter: Array | np.ndarray, names: Sequence[str | None]) -> Any:
         return parameter
     spec = partition_spec(names, parameter.shape, mesh)
     kept = [
-        tuple(axis for axis in _axes(place) if axis not in BATCH_AXES) or None for place in spec
+        tuple(axis for axis in axes_of(place) if axis not in BATCH_AXES) or None for place in spec
     ]
     return jax.lax.with_sharding_constraint(parameter, PartitionSpec(*kept))
 
@@ -134,10 +133,6 @@ def shards_parameters() -> bool:
     return not mesh.empty and mesh.shape["fsdp"] * mesh.shape["expert"] > 1
 
 
-def _axes(place: str | tuple[str, ...] | None) -> tuple[str, ...]:
-    return (place,) if isinstance(place, str) else place or ()
-
-
 def check_divides(size: int, name: str, told: str) -> None:
     """Raises a `UserError` if the logical axis `name`, `size` long, can't be split as rules say.
 
@@ -145,8 +140,7 @@ def check_divides(size: int, name: str, told: str) -> None:
     """
     mesh = jax.sharding.get_abstract_mesh()
     place = None if mesh.empty else current_layout().places[name]
-    axes = place if isinstance(place, tuple) else () if place is None else (place,)
-    sizes = {axis: mesh.shape[axis] for axis in axes}
+    sizes = {axis: mesh.shape[axis] for axis in axes_of(place)}
     if size % math.prod(sizes.values()):
         raise UserError(
             f"{size} {told} don't divide over {described(sizes)}: take a multiple of "
@@ -191,7 +185,7 @@ def split_further(
     """
     mesh = sharding.mesh
     spec = list(sharding.spec) + [None] * (len(shape) - len(sharding.spec))
-    places = [(place,) if isinstance(place, str) else tuple(place or ()) for place in spec]
+    places = [axes_of(place) for place in spec]
     used = {axis for place in places for axis in place}
     left = tuple(axis for axis in axes if axis not in used and mesh.shape[axis] > 1)
     while left:

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from jaxgen.errors import UserError
 from jaxgen.experiment import Batch, Experiment, Key, Shuffling, Update
-from jaxgen.parallel.layout import Layout, layout_in_use, with_rules
+from jaxgen.parallel.layout import Layout, axes_of, layout_in_use, with_rules
 from jaxgen.parallel.mesh import MeshShape, make_mesh
 from jaxgen.parallel.operations import Operations, operations, operations_of
 from jaxgen.parallel.options import USUAL, Parallel, check_parallel
@@ -166,7 +166,7 @@ def _check_reduce_once(updates: Sequence[Update], abstract: TrainState) -> None:
         if not update.reduce_once or update.accumulate == 1:
             continue
         for path, leaf in jax.tree_util.tree_leaves_with_path(abstract.variables):
-            if any(axis in COPIES for place in leaf.sharding.spec for axis in _axes(place)):
+            if any(axis in COPIES for place in leaf.sharding.spec for axis in axes_of(place)):
                 name = jax.tree_util.keystr(path, simple=True, separator="/")
                 raise UserError(
                     f"The update {update.name!r} can't reduce its gradients once: the variable "
@@ -180,7 +180,7 @@ def _warn_of_idle_axes(mesh: Mesh, abstract: TrainState) -> None:
         axis
         for leaf in jax.tree.leaves(abstract.params)
         for place in leaf.sharding.spec
-        for axis in _axes(place)
+        for axis in axes_of(place)
     }
     for axis in ("stage", "tensor"):
         if mesh.shape[axis] > 1 and axis not in split:
@@ -191,7 +191,3 @@ def _warn_of_idle_axes(mesh: Mesh, abstract: TrainState) -> None:
                 mesh.shape[axis],
                 axis,
             )
-
-
-def _axes(place: Any) -> tuple[str, ...]:
-    return (place,) if isinstance(place, str) else tuple(place or ())
